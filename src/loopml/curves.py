@@ -1,0 +1,154 @@
+"""The ways to join two points of a class, and to find and measure the nearest of such curves.
+
+One protocol, three curves: great-circle arcs, straight segments, and sampled points (Embedding
+Expansion; without interior points, the endpoints alone). The search is without grad and in the
+dtype of its Gram matrix; what it chooses is measured from explicit vectors, with grad.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from loopml import ops
+from loopml._types import Closest, Pairs
+from loopml.geometry.arcs import measure_arcs
+from loopml.geometry.evaluate import closest, normalized
+from loopml.geometry.segments import measure_segments
+
+
+class Curve(Protocol):
+    """A way to join two points.
+
+    Attributes:
+        translates: whether moving all points alike leaves the scores as they are, so that the
+            search may centre them and lose fewer digits.
+    """
+
+    @property
+    def translates(self) -> bool: ...  # noqa: D102
+
+    def place(self, points: Tensor) -> Tensor:
+        """The points (n, d) that the curves join: ``points``, or their directions."""
+
+    def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
+        """For each row curve the k nearest column curves of another label, as in ``ops``."""
+
+    def measure(self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
+        """The nearest points of curves between given endpoints (m, d), differentiable."""
+
+
+@dataclass(frozen=True)
+class Arcs:
+    """Great-circle arcs between directions."""
+
+    on_sphere: bool
+    translates: bool = False
+
+    def place(self, points: Tensor) -> Tensor:
+        """Directions; ``points`` themselves where they are unit vectors already."""
+        return points if self.on_sphere else normalized(points)
+
+    def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
+        """As :class:`Curve`."""
+        return ops.nearest_arcs(gram, rows, cols, k)
+
+    def measure(self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
+        """As :class:`Curve`."""
+        return measure_arcs(p0, p1, q0, q1)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Straight segments."""
+
+    translates: bool = True
+
+    def place(self, points: Tensor) -> Tensor:
+        """As :class:`Curve`."""
+        return points
+
+    def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
+        """As :class:`Curve`."""
+        return ops.nearest_segments(gram, rows, cols, k)
+
+    def measure(self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
+        """As :class:`Curve`."""
+        return measure_segments(p0, p1, q0, q1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Points at fixed fractions of the segment between two points.
+
+    Attributes:
+        p_fractions: where on the first curve they lie; 0 is its first end and 1 its second.
+        q_fractions: the same for the second curve.
+        normalize: whether points between the ends are divided by their length.
+        similarity: whether near means a large inner product or a small distance.
+    """
+
+    p_fractions: tuple[float, ...]
+    q_fractions: tuple[float, ...]
+    normalize: bool
+    similarity: bool
+
+    @property
+    def translates(self) -> bool:
+        """As :class:`Curve`."""
+        return not (self.normalize or self.similarity)
+
+    def place(self, points: Tensor) -> Tensor:
+        """As :class:`Curve`."""
+        return points
+
+    def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
+        """As :class:`Curve`."""
+        return ops.nearest_samples(
+            gram,
+            rows,
+            cols,
+            self.p_fractions,
+            self.q_fractions,
+            normalize=self.normalize,
+            similarity=self.similarity,
+            k=k,
+        )
+
+    def measure(self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
+        """As :class:`Curve`; ``distance`` is Euclidean also where near is a large inner product."""
+        s, t = self._nearest_samples(p0, p1, q0, q1)
+        return closest(s, t, self._point(s, p0, p1), self._point(t, q0, q1))
+
+    @torch.no_grad()
+    def _nearest_samples(
+        self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        s, t = p0.new_tensor(self.p_fractions), p0.new_tensor(self.q_fractions)
+        points_p = self._point(s, p0.unsqueeze(-2), p1.unsqueeze(-2))  # (m, k, d)
+        points_q = self._point(t, q0.unsqueeze(-2), q1.unsqueeze(-2))  # (m, l, d)
+        score = -(points_p @ points_q.mT)  # (m, k, l)
+        if not self.similarity:
+            sq_p, sq_q = points_p.square().sum(-1), points_q.square().sum(-1)
+            score = sq_p.unsqueeze(-1) + sq_q.unsqueeze(-2) + 2 * score
+        best = score.flatten(-2).argmin(-1)
+        return s[best.div(len(t), rounding_mode="floor")], t[best % len(t)]
+
+    def _point(self, s: Tensor, p0: Tensor, p1: Tensor) -> Tensor:
+        s = s.unsqueeze(-1)
+        point = (1 - s) * p0 + s * p1
+        if not self.normalize:
+            return point
+        return torch.where((s > 0) & (s < 1), normalized(point), point)
+
+
+def samples(n_points: int, *, normalize: bool, similarity: bool, whole: bool = True) -> Samples:
+    """``n_points`` points evenly between the ends, and both ends.
+
+    Without ``whole`` the first curve lacks its second end: it is an anchor and its own points.
+    """
+    fractions = tuple(i / (n_points + 1) for i in range(n_points + 2))
+    return Samples(fractions if whole else fractions[:-1], fractions, normalize, similarity)

@@ -1,0 +1,159 @@
+"""Embedding Expansion: synthetic points on the line between two embeddings of a class."""
+
+from __future__ import annotations
+
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from torch import Tensor, nn
+
+from loopml._checks import check_batch, check_choice, check_count, check_flag
+from loopml._types import SyntheticBatch
+from loopml.curves import Curve, samples
+from loopml.geometry.evaluate import normalized
+from loopml.pairing import PAIRINGS, pair_up
+from loopml.spaces import DOT_PRODUCT, SPHERE, Space
+from loopml.synthesis import Synthesizer, on_device_of
+
+
+class EmbeddingExpansion(nn.Module, Synthesizer):
+    r"""Puts points between two embeddings of a class and takes the hardest negative pair.
+
+    Between a and p lie ``n_points`` points
+
+    .. math:: x_k = \frac{(n + 1 - k)\, a + k\, p}{n + 1}, \quad k = 1, \dots, n,
+
+    each divided by its length if ``normalize``. The hardest negative of the pair (a, p) is the
+    nearest pair of points, one of a, p and the points between them, the other of a negative pair
+    and the points between that. With more points it tends to :class:`LoOpMiner`, which solves for
+    the limit.
+
+    Args:
+        n_points: points between the ends; 0 leaves the ends.
+        normalize: divide the points between by their length. It matters only under a distance that
+            does not normalise; one that does sees them normalised anyway.
+        pairing: "all" joins every two samples of a class; "consecutive" joins rows (0, 1), (2, 3),
+            ..., as the paper's code.
+        num_negatives: nearest negative pairs per positive pair; None takes all.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: ``n_points`` below 0, ``num_negatives`` below 1 or an unknown pairing.
+
+    Source:
+        Embedding Expansion (Ko and Gu, CVPR 2020), section 3.
+
+    Example:
+        >>> import torch
+        >>> from pytorch_metric_learning.losses import MultiSimilarityLoss
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> expansion = EmbeddingExpansion(n_points=1)
+        >>> loss = MultiSimilarityLoss()(*expansion(embeddings, labels))
+        >>> more, more_labels = expansion.expand(embeddings, labels)
+        >>> more[4:], more_labels[4:]
+        (tensor([[ 0.7071,  0.7071], [-0.7071, -0.7071]]), tensor([0, 1]))
+    """
+
+    def __init__(
+        self,
+        n_points: int = 2,
+        *,
+        normalize: bool = True,
+        pairing: str = "all",
+        num_negatives: int | None = 1,
+    ) -> None:
+        super().__init__()
+        self.n_points = check_count("n_points", n_points, minimum=0)
+        self.normalize = check_flag("normalize", normalize)
+        self.pairing = check_choice("pairing", pairing, PAIRINGS)
+        if num_negatives is not None:
+            check_count("num_negatives", num_negatives, minimum=1)
+        self.num_negatives = num_negatives
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> SyntheticBatch:
+        """The hardest negatives of each ordered positive pair, over originals and points between.
+
+        The embeddings are normalised first, as the default distance of pytorch-metric-learning
+        does; inside a loss (``SyntheticLoss``, ``HPHNTripletLoss``) the loss's distance decides.
+
+        Args:
+            embeddings: (n, d) floating point.
+            labels: (n,) integers.
+            ref_emb: (m, d) references that positives and negatives come from; default: the batch.
+            ref_labels: (m,) their labels.
+
+        Returns:
+            The arguments of a loss, in order: ``loss_fn(*expansion(embeddings, labels))``. The
+            negatives are carried over to their anchors as by ``LoOpMiner.synthesize``.
+
+        Raises:
+            TypeError: an argument is no tensor of its kind.
+            ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
+                the batch does not fit ``pairing="consecutive"``.
+
+        Gradient:
+            To the ends of both chosen points; of equally near points one is chosen.
+        """
+        check_batch(embeddings, labels, ref_emb, ref_labels)
+        return self._synthesize(LpDistance(), embeddings, labels, ref_emb, ref_labels)
+
+    def expand(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The paper's plain augmentation: the batch with all points between appended.
+
+        Args:
+            embeddings: (n, d) floating point, used as they are.
+            labels: (n,) integers.
+
+        Returns:
+            Embeddings (n + n_points p, d) and labels for p positive pairs: the rows of the batch,
+            then point 1 of every pair, point 2 of every pair, and so on.
+
+        Raises:
+            TypeError: an argument is no tensor of its kind.
+            ValueError: as :meth:`forward`.
+
+        Gradient:
+            Through every point to both of its ends.
+        """
+        check_batch(embeddings, labels)
+        labels, _ = on_device_of(embeddings, labels, None)
+        pairs = pair_up(self.pairing, embeddings, labels).positives
+        first, second = embeddings[pairs.first], embeddings[pairs.second]
+        points = []
+        for k in range(1, self.n_points + 1):
+            fraction = k / (self.n_points + 1)
+            point = (1 - fraction) * first + fraction * second
+            points.append(normalized(point) if self.normalize else point)
+        return (
+            torch.cat([embeddings, *points]),
+            torch.cat([labels, *([pairs.label] * self.n_points)]),
+        )
+
+    def curve_in(self, space: Space) -> Curve:
+        """The curve that joins two points of ``space``."""
+        return self._samples(space, whole=True)
+
+    def anchor_curve_in(self, space: Space) -> Curve | None:
+        """An anchor owns itself and the points between, not its positive, as the paper's code."""
+        return self._samples(space, whole=False)
+
+    def _samples(self, space: Space, *, whole: bool) -> Curve:
+        return samples(
+            self.n_points,
+            normalize=self.normalize or space is SPHERE,
+            similarity=space is DOT_PRODUCT,
+            whole=whole,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, for ``repr``."""
+        return (
+            f"n_points={self.n_points}, normalize={self.normalize}, pairing={self.pairing!r}, "
+            f"num_negatives={self.num_negatives}"
+        )

@@ -1,0 +1,207 @@
+r"""Every curve against every curve, from inner products of their endpoints alone.
+
+The search needs, for a block of b curves against c curves, how near each two come. All of it
+follows from the inner products of the endpoints, so nothing here has a (b, c, d) tensor. The
+*scores* rank: lower is nearer. They are differences of Gram entries, whose rounding puts an error
+of about sqrt(eps) on a small distance, so a score chooses and is never returned as a distance.
+Each is the score of a point that the curve has, so rounding cannot make a curve look nearer than
+it is, and an edge is computed from the three rows it involves alone, so that curves which share
+their nearest endpoint tie bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from loopml._types import Pairs
+from loopml.geometry.arcs import Cone
+
+
+class Corners(NamedTuple):
+    """Inner products of the endpoints of each row curve with those of each column curve, (b, c)."""
+
+    p0q0: Tensor
+    p0q1: Tensor
+    p1q0: Tensor
+    p1q1: Tensor
+
+
+def corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Corners:
+    """The four blocks of ``gram`` that two sets of curves need."""
+    p0, p1 = gram[rows.first], gram[rows.second]  # (b, n)
+    return Corners(p0[:, cols.first], p0[:, cols.second], p1[:, cols.first], p1[:, cols.second])
+
+
+class ArcSpans(NamedTuple):
+    """What the search needs of arcs: their cones, and the scales of their frame vectors."""
+
+    cone: Cone
+    per_middle: Tensor  # 1 / |p0 + p1|, 0 where the endpoints are opposite
+    per_along: Tensor  # 1 / |p1 - p0|, 0 where they coincide
+
+    def rows(self, block: slice) -> ArcSpans:
+        """Those of ``block`` with a trailing axis, as rows of a (b, c) block: (b, 1)."""
+        cone = Cone(*(x[block].unsqueeze(1) for x in self.cone))
+        return ArcSpans(cone, *(x[block].unsqueeze(1) for x in self[1:]))
+
+
+def arc_spans_of(gram: Tensor, pairs: Pairs) -> ArcSpans:
+    """Spans of the arcs that ``pairs`` names."""
+    square = gram.diagonal()
+    sq0, sq1 = square[pairs.first], square[pairs.second]
+    p0p1 = gram[pairs.first, pairs.second]
+    sq_middle, sq_along = sq0 + sq1 + 2 * p0p1, sq0 + sq1 - 2 * p0p1
+    # Under this the difference is rounding, and the endpoints stand for the arc.
+    least = 32 * torch.finfo(p0p1.dtype).eps
+    per_middle = torch.where(sq_middle > least, sq_middle.clamp(min=least).rsqrt(), 0)
+    per_along = torch.where(sq_along > least, sq_along.clamp(min=least).rsqrt(), 0)
+    cone = Cone(per_middle * sq_middle / 2, per_along * sq_along / 2)
+    return ArcSpans(cone, per_middle, per_along)
+
+
+def sq_inside(x: Tensor, y: Tensor, cone: Cone) -> Tensor:
+    """Squared inner product of (x, y) with its direction, -1 where the cone does not hold that."""
+    return torch.where(y.abs() * cone.cos_half < x * cone.sin_half, x * x + y * y, -1)
+
+
+def arc_scores(corner: Corners, p: ArcSpans, q: ArcSpans) -> Tensor:
+    """Minus the largest inner product between each row arc (b, 1) and column arc (1, c): (b, c).
+
+    The largest of the four corners, four edges and the interior, without trigonometry: a value
+    counts only where its point lies on both arcs.
+    """
+    p0q0, p0q1, p1q0, p1q1 = corner
+    # Edges: the arc of p against an end of q, and the other way round.
+    x0, y0 = (p0q0 + p1q0) * p.per_middle, (p1q0 - p0q0) * p.per_along
+    x1, y1 = (p0q1 + p1q1) * p.per_middle, (p1q1 - p0q1) * p.per_along
+    sq_best = torch.maximum(sq_inside(x0, y0, p.cone), sq_inside(x1, y1, p.cone))
+    for first, second in ((p0q0, p0q1), (p1q0, p1q1)):
+        x, y = (first + second) * q.per_middle, (second - first) * q.per_along
+        sq_best = torch.maximum(sq_best, sq_inside(x, y, q.cone))
+    # Interior: the top left singular vector u of M, and its best answer M^T u.
+    xx, xy = (x0 + x1) * q.per_middle, (x1 - x0) * q.per_along
+    yx, yy = (y0 + y1) * q.per_middle, (y1 - y0) * q.per_along
+    cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
+    uy = 2 * (xx * yx + xy * yy)
+    ux = torch.hypot(cosine, uy) + cosine
+    vx, vy = xx * ux + yx * uy, xy * ux + yy * uy
+    on_p = uy.abs() * p.cone.cos_half < ux * p.cone.sin_half
+    sq_interior = torch.where(on_p, sq_inside(vx, vy, q.cone) / (ux * ux + uy * uy), -1)
+    sq_best = torch.maximum(sq_best, sq_interior)
+    best = torch.maximum(torch.maximum(p0q0, p0q1), torch.maximum(p1q0, p1q1))
+    return -torch.where(sq_best > 0, torch.maximum(best, sq_best.clamp(min=0).sqrt()), best)
+
+
+class SegmentSpans(NamedTuple):
+    """What the search needs of segments: the squares of their endpoints and of their lengths."""
+
+    sq0: Tensor
+    sq1: Tensor
+    sq_length: Tensor
+
+    def rows(self, block: slice) -> SegmentSpans:
+        """Those of ``block`` with a trailing axis, as rows of a (b, c) block: (b, 1)."""
+        return SegmentSpans(*(x[block].unsqueeze(1) for x in self))
+
+
+def segment_spans_of(gram: Tensor, pairs: Pairs) -> SegmentSpans:
+    """Spans of the segments that ``pairs`` names."""
+    square = gram.diagonal()
+    sq0, sq1 = square[pairs.first], square[pairs.second]
+    sq_length = (sq0 + sq1 - 2 * gram[pairs.first, pairs.second]).clamp(min=0)
+    # Under this the length is rounding, and the endpoints stand for the segment.
+    noise = 32 * torch.finfo(gram.dtype).eps * torch.maximum(sq0, sq1)
+    return SegmentSpans(sq0, sq1, torch.where(sq_length > noise, sq_length, 0))
+
+
+def sq_to_segment(sq_to0: Tensor, sq_to1: Tensor, sq_length: Tensor) -> Tensor:
+    """Squared distance of a point to a segment, from its squared distances to both ends.
+
+    The foot of the perpendicular counts only where it falls between the ends.
+    """
+    # Twice the length times the foot's offset from the middle, positive towards the end.
+    offset = sq_to0 - sq_to1
+    between = offset.abs() < sq_length
+    sq_safe = torch.where(sq_length > 0, sq_length, 1)
+    foot = (sq_to0 + sq_to1) / 2 - (sq_length + offset * offset / sq_safe) / 4
+    return torch.minimum(torch.minimum(sq_to0, sq_to1), torch.where(between, foot, torch.inf))
+
+
+def segment_scores(corner: Corners, p: SegmentSpans, q: SegmentSpans) -> Tensor:
+    """Squared distance between each row segment (b, 1) and column segment (1, c): (b, c).
+
+    The least of the four edges and, where it exists, the interior minimum.
+    """
+    sq00 = p.sq0 + q.sq0 - 2 * corner.p0q0
+    sq01 = p.sq0 + q.sq1 - 2 * corner.p0q1
+    sq10 = p.sq1 + q.sq0 - 2 * corner.p1q0
+    sq11 = p.sq1 + q.sq1 - 2 * corner.p1q1
+    best = torch.minimum(
+        torch.minimum(
+            sq_to_segment(sq00, sq10, p.sq_length), sq_to_segment(sq01, sq11, p.sq_length)
+        ),
+        torch.minimum(
+            sq_to_segment(sq00, sq01, q.sq_length), sq_to_segment(sq10, sq11, q.sq_length)
+        ),
+    )
+    # With m the difference of the middles and u, v the two segments as vectors:
+    uv = (sq01 + sq10 - sq00 - sq11) / 2
+    um = (sq10 + sq11 - sq00 - sq01) / 4
+    vm = (sq00 + sq10 - sq01 - sq11) / 4
+    det = p.sq_length * q.sq_length - uv * uv
+    x, y = uv * vm - um * q.sq_length, p.sq_length * vm - uv * um  # offsets from the middles, * det
+    # At an angle under this the minimum is flat and an edge is as near to within rounding.
+    skew = det > 32 * torch.finfo(det.dtype).eps * p.sq_length * q.sq_length
+    inside = skew & (x.abs() * 2 < det) & (y.abs() * 2 < det)
+    sq_middles = (sq00 + sq01 + sq10 + sq11 - p.sq_length - q.sq_length) / 4
+    interior = sq_middles + (x * um - y * vm) / torch.where(inside, det, 1)
+    best = torch.minimum(best, torch.where(inside, interior, torch.inf))
+    return best.clamp(min=0)
+
+
+def sample_weights(
+    gram: Tensor, pairs: Pairs, fraction: float, normalize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of both endpoints in the point at ``fraction`` of each pair, and its square: (p,).
+
+    An interior point is divided by its length where ``normalize`` says so; a zero one stays zero.
+    """
+    square = gram.diagonal()
+    w0, w1 = 1 - fraction, fraction
+    sq = w0 * w0 * square[pairs.first] + w1 * w1 * square[pairs.second]
+    sq = (sq + 2 * w0 * w1 * gram[pairs.first, pairs.second]).clamp(min=0)
+    if normalize and 0 < fraction < 1:
+        scale = torch.where(sq > 0, sq.clamp(min=torch.finfo(sq.dtype).tiny).rsqrt(), 0)
+        return w0 * scale, w1 * scale, sq * scale * scale
+    return torch.full_like(sq, w0), torch.full_like(sq, w1), sq
+
+
+def sample_scores(
+    gram: Tensor,
+    rows: Pairs,
+    cols: Pairs,
+    row_fractions: Sequence[float],
+    col_fractions: Sequence[float],
+    normalize: bool,
+    similarity: bool,
+) -> Tensor:
+    """The lowest score over the sampled points of each row pair and each column pair: (b, c).
+
+    The score of two points is minus their inner product under ``similarity``, else their squared
+    distance.
+    """
+    best = gram.new_full((len(rows.first), len(cols.first)), torch.inf)
+    p0, p1 = gram[rows.first], gram[rows.second]  # (b, n)
+    for row_fraction in row_fractions:
+        w0, w1, sq_p = sample_weights(gram, rows, row_fraction, normalize)
+        point = w0.unsqueeze(1) * p0 + w1.unsqueeze(1) * p1  # products of the points with all rows
+        for col_fraction in col_fractions:
+            v0, v1, sq_q = sample_weights(gram, cols, col_fraction, normalize)
+            inner = point[:, cols.first] * v0 + point[:, cols.second] * v1  # (b, c)
+            score = -inner if similarity else (sq_p.unsqueeze(1) + sq_q - 2 * inner).clamp(min=0)
+            best = torch.minimum(best, score)
+    return best

@@ -1,0 +1,78 @@
+r"""Carry a synthetic negative over to a real anchor, keeping its distance.
+
+The nearest pair of two curves is (z_p, z_n), both synthetic, but a tuple of a
+pytorch-metric-learning loss can only say "the distance from row a to row n". So the negative is
+moved to n' such that the distance from the real anchor a to n' is that from z_p to z_n, identically
+in all embeddings. Value and total gradient are then those of a loss whose distance matrix had that
+entry overwritten.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loopml.geometry.evaluate import distance_between, normalized
+
+
+def onto_sphere(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
+    r"""The image of ``z_n`` under the rotation that takes ``z_p`` to ``anchor``, all unit vectors.
+
+    .. math:: n' = z_n - \frac{\langle z_p + a, z_n \rangle}{1 + \langle z_p, a \rangle} (z_p + a)
+        + 2 \langle z_p, z_n \rangle a
+
+    so that ``<a, n'> = <z_p, z_n>`` and ``|n'| = 1``. The formula is singular at z_p = -a; where
+    the two are more than a right angle apart, -z_p and -z_n are taken instead, which have the same
+    inner product.
+
+    Args:
+        anchor: (..., d) unit vectors.
+        z_p: (..., d) unit vectors.
+        z_n: (..., d) unit vectors.
+
+    Returns:
+        (..., d) unit vectors.
+    """
+    cosine = (z_p * anchor).sum(-1, keepdim=True)
+    sign = torch.where(cosine.detach() < 0, -1, 1).to(z_n.dtype)
+    z_p, z_n, cosine = sign * z_p, sign * z_n, sign * cosine
+    middle = z_p + anchor
+    along = (middle * z_n).sum(-1, keepdim=True) / (1 + cosine)
+    return z_n - along * middle + 2 * (z_p * z_n).sum(-1, keepdim=True) * anchor
+
+
+def onto_sphere_at_distance(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
+    r"""The unit vector at the chord distance ``|z_p - z_n|`` from ``anchor``, along ``z_n - z_p``.
+
+    For points inside the sphere, which no rotation can carry over: straight segments between unit
+    vectors. With u the unit tangent at a along ``z_n - z_p`` and d the distance,
+    ``n' = (1 - d^2 / 2) a + d sqrt(1 - d^2 / 4) u``.
+    """
+    distance = distance_between(z_p, z_n).unsqueeze(-1)
+    heading = z_n - z_p
+    tangent = heading - (heading * anchor).sum(-1, keepdim=True) * anchor
+    # Straight towards or away from the anchor's pole there is no tangent: take any.
+    least = torch.nn.functional.one_hot(anchor.detach().abs().argmin(-1), anchor.shape[-1])
+    least = least.to(anchor.dtype)
+    spare = least - (least * anchor).sum(-1, keepdim=True) * anchor
+    straight = tangent.detach().norm(dim=-1, keepdim=True) <= 1e-9 * distance.detach()
+    tangent = normalized(torch.where(straight, spare, tangent))
+    far = (1 - distance.square() / 4).clamp(min=0)
+    # Opposite points: sqrt'(0) is infinite, and the term vanishes.
+    root = torch.where(far > 0, torch.where(far > 0, far, 1).sqrt(), 0)
+    return (1 - distance.square() / 2) * anchor + distance * root * tangent
+
+
+def onto_plane(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
+    """``z_n`` translated as ``z_p`` is to ``anchor``: keeps the Euclidean distance."""
+    return anchor + (z_n - z_p)
+
+
+def along_anchor(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
+    """``z_n`` moved along ``anchor`` until ``<anchor, n'> = <z_p, z_n>``: keeps the dot product.
+
+    A zero anchor has the dot product 0 with everything; ``z_n`` is returned as it is.
+    """
+    sq_anchor = anchor.square().sum(-1, keepdim=True)
+    missing = ((z_p - anchor) * z_n).sum(-1, keepdim=True)
+    return z_n + missing * anchor / torch.where(sq_anchor > 0, sq_anchor, 1)

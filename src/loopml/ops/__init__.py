@@ -1,0 +1,17 @@
+"""The search for the nearest curves, as torch custom ops.
+
+Each op takes the Gram matrix of all points and two sets of curves as index tensors, and returns,
+for each row curve, the nearest column curves of another label: ``(index, value)``, both (r, k).
+
+- ``gram`` is (n, n), float32 or float64; the scores have its dtype.
+- Lower values are nearer. Ties go to the lowest index. A row with fewer than k curves of another
+  label is filled up with index -1 and value inf; no rows or no columns are ordinary input.
+- Rows are reduced in blocks, so (r, c) is never stored whole and (r, c, d) never exists.
+- The ops have no gradient: they choose, and what they choose is measured elsewhere.
+
+The implementation here is pure torch and runs anywhere.
+"""
+
+from loopml.ops.search import nearest_arcs, nearest_samples, nearest_segments
+
+__all__ = ["nearest_arcs", "nearest_samples", "nearest_segments"]

@@ -1,0 +1,58 @@
+"""Masked arg-min and k smallest of score rows, with ties broken by the lowest index."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def smallest(scores: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` lowest allowed scores of each row, lowest first.
+
+    Args:
+        scores: (b, c).
+        allowed: (b, c) bool.
+        k: how many; rows with fewer are filled up.
+
+    Returns:
+        Indices (b, k), -1 where there is no allowed score left, and scores (b, k), inf there. Equal
+        scores come in the order of their indices.
+    """
+    b, c = scores.shape
+    scores = scores.masked_fill(~allowed, torch.inf)
+    taken = min(k, c)
+    if taken == 0:
+        value = scores.new_full((b, k), torch.inf)
+        return torch.full_like(value, -1, dtype=torch.int64), value
+    if taken == 1:
+        value = scores.amin(1, keepdim=True)
+        columns = torch.arange(c, device=scores.device)
+        index = torch.where(scores == value, columns, c).amin(1, keepdim=True)
+    else:
+        value, index = scores.sort(dim=1, stable=True)
+        value, index = value[:, :taken], index[:, :taken]
+    index = torch.where(value < torch.inf, index, -1)
+    missing = (0, k - taken)
+    pad = torch.nn.functional.pad
+    return pad(index, missing, value=-1), pad(value, missing, value=torch.inf)
+
+
+def smallest_per_group(value: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """The position of the lowest finite value of each group.
+
+    Args:
+        value: (e,) scores.
+        group: (e,) the group of each, in [0, groups).
+        groups: how many groups there are.
+
+    Returns:
+        (groups,) positions into ``value``, 0 where the group has no finite value (the lowest
+        position wins a tie), and a (groups,) mask of the groups that have one.
+    """
+    e = len(value)
+    least = value.new_full((groups,), torch.inf).scatter_reduce(0, group, value, "amin")
+    positions = torch.arange(e, device=value.device)
+    positions = torch.where((value == least[group]) & (value < torch.inf), positions, e)
+    first = positions.new_full((groups,), e).scatter_reduce(0, group, positions, "amin")
+    found = first < e
+    return torch.where(found, first, 0), found

@@ -1,0 +1,66 @@
+"""What a pytorch-metric-learning distance sees: the space that curves and tuples live in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pytorch_metric_learning.distances import (
+    BaseDistance,
+    CosineSimilarity,
+    DotProductSimilarity,
+    LpDistance,
+)
+from torch import Tensor
+
+from loopml.geometry.evaluate import wide
+from loopml.geometry.transplant import along_anchor, onto_plane, onto_sphere
+
+
+@dataclass(frozen=True)
+class Space:
+    """One of the three kinds of distance that tuples of curves make sense for."""
+
+    name: str
+    transplant: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+SPHERE = Space("sphere", onto_sphere)
+EUCLIDEAN = Space("euclidean", onto_plane)
+DOT_PRODUCT = Space("dot product", along_anchor)
+
+
+def space_of(distance: object) -> Space:
+    """The space of a distance object.
+
+    Raises:
+        TypeError: not a pytorch-metric-learning distance.
+        ValueError: a distance that is no function of Euclidean distance or dot product; its name
+            and the reason are in the message.
+    """
+    if not isinstance(distance, BaseDistance):
+        raise TypeError(
+            "distance must be a pytorch_metric_learning distance, "
+            f"got {type(distance).__name__}; use distances.LpDistance()"
+        )
+    name = type(distance).__name__
+    supported = "use LpDistance(p=2), CosineSimilarity or DotProductSimilarity"
+    if type(distance) not in (LpDistance, CosineSimilarity, DotProductSimilarity):
+        raise ValueError(
+            f"distance must be a function of Euclidean distance or dot product, got {name}: "
+            f"the nearest points of two curves are not known under it; {supported}"
+        )
+    if distance.p != 2:
+        raise ValueError(
+            f"distance must have p=2, got {name}(p={distance.p}): "
+            f"the nearest points of two curves are not known under it; {supported}"
+        )
+    if distance.normalize_embeddings:
+        return SPHERE
+    return DOT_PRODUCT if distance.is_inverted else EUCLIDEAN
+
+
+def seen_by(distance: BaseDistance, embeddings: Tensor) -> Tensor:
+    """The embeddings as ``distance`` compares them, in float64."""
+    seen: Tensor = distance.maybe_normalize(wide(embeddings), dim=-1)
+    return seen

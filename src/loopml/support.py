@@ -1,0 +1,91 @@
+"""Which pytorch-metric-learning losses read synthetic negatives, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pytorch_metric_learning import losses
+
+# Each reads its tuples as entries (anchor, row) of a distance matrix, so that a synthetic row of
+# ref_emb stands for a curve. Subclasses may read them otherwise and are not taken on trust.
+SUPPORTED: frozenset[type] = frozenset(
+    {
+        losses.CircleLoss,
+        losses.ContrastiveLoss,
+        losses.DynamicSoftMarginLoss,
+        losses.GeneralizedLiftedStructureLoss,
+        losses.IntraPairVarianceLoss,
+        losses.LiftedStructureLoss,
+        losses.MarginLoss,
+        losses.MultiSimilarityLoss,
+        losses.NTXentLoss,
+        losses.SupConLoss,
+        losses.TripletMarginLoss,
+        losses.TupletMarginLoss,
+    }
+)
+
+_WRAPPER = "it wraps another loss; wrap the inner loss in SyntheticLoss instead"
+_WEIGHTS = "it compares embeddings with class weights or proxies and takes no tuples"
+_RANKS = "it ranks whole rows of the batch and would silently ignore the triplets"
+
+REJECTED: Mapping[str, str] = MappingProxyType(
+    {
+        "AngularLoss": "it measures angles at the positives, where a carried-over negative is not",
+        "ArcFaceLoss": _WEIGHTS,
+        "BaseLossWrapper": _WRAPPER,
+        "BaseMetricLossFunction": "it is the base class and computes nothing",
+        "CosFaceLoss": _WEIGHTS,
+        "CrossBatchMemory": _WRAPPER,
+        "FastAPLoss": _RANKS,
+        "GenericPairLoss": "it is the base class and computes nothing",
+        "HistogramLoss": "it compares histograms of all distances, in which one entry says little",
+        "InstanceLoss": _WEIGHTS,
+        "LargeMarginSoftmaxLoss": _WEIGHTS,
+        "ManifoldLoss": "it compares embeddings with proxies by a random walk and takes no tuples",
+        "MultipleLosses": _WRAPPER,
+        "NCALoss": "it builds its own pairs from labels and would silently ignore the triplets",
+        "NPairsLoss": "it takes one pair of each class and would silently ignore the triplets",
+        "NormalizedSoftmaxLoss": _WEIGHTS,
+        "P2SGradLoss": _WEIGHTS,
+        "PNPLoss": _RANKS,
+        "ProxyAnchorLoss": _WEIGHTS,
+        "ProxyNCALoss": _WEIGHTS,
+        "RankedListLoss": _RANKS,
+        "SelfSupervisedLoss": _WRAPPER,
+        "SignalToNoiseRatioContrastiveLoss": "its distance is no function of Euclidean distance",
+        "SmoothAPLoss": _RANKS,
+        "SoftTripleLoss": _WEIGHTS,
+        "SphereFaceLoss": _WEIGHTS,
+        "SubCenterArcFaceLoss": _WEIGHTS,
+        "ThresholdConsistentMarginLoss": "it indexes the batch with its tuples, so a synthetic row "
+        "of ref_emb would be out of range",
+        "VICRegLoss": "it takes no tuples",
+    }
+)
+
+
+def check_supported(loss: object) -> None:
+    """Raise unless ``loss`` reads the synthetic negatives that it is given."""
+    name = type(loss).__name__
+    if type(loss) in SUPPORTED:
+        if isinstance(loss, losses.TripletMarginLoss) and loss.swap:
+            raise ValueError(
+                "loss must be a supported tuple loss, got TripletMarginLoss(swap=True): "
+                "a negative carried over to its anchor has no meaningful distance to the positive; "
+                "use swap=False"
+            )
+        return
+    supported = ", ".join(sorted(kind.__name__ for kind in SUPPORTED))
+    reason = REJECTED.get(name)
+    if reason is None:
+        base = next((kind.__name__ for kind in type(loss).__mro__ if kind in SUPPORTED), None)
+        reason = (
+            "it is not known to read tuples as distances from anchors"
+            if base is None
+            else f"it inherits from {base} but may read tuples otherwise"
+        )
+    raise ValueError(
+        f"loss must be a supported tuple loss, got {name}: {reason}. Supported: {supported}"
+    )

@@ -1,0 +1,127 @@
+"""From a batch to its hard negatives: the steps that every synthesizer shares."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from pytorch_metric_learning.distances import BaseDistance
+from torch import Tensor
+
+from loopml._types import Closest, Pairs, SyntheticBatch
+from loopml.curves import Curve, Segments
+from loopml.geometry.transplant import onto_sphere_at_distance
+from loopml.pairing import Pairing, pair_up
+from loopml.spaces import SPHERE, Space, seen_by, space_of
+
+
+class Points(NamedTuple):
+    """A batch and its references as one set of points, the batch first."""
+
+    seen: Tensor  # (n, d) float64, as the distance sees them, with grad
+    placed: Tensor  # (n, d) the points that the curves join
+    gram: Tensor  # (n, n) their inner products for the search, without grad
+
+
+class Negatives(NamedTuple):
+    """Tuples of curves: each ordered positive pair with a negative curve."""
+
+    anchor: Tensor  # (m,)
+    positive: Tensor  # (m,)
+    curve: Pairs  # (m,) the negative curves
+
+
+class Synthesizer:
+    """A way to make the hard negatives of a batch; ``LoOpMiner`` or ``EmbeddingExpansion``."""
+
+    pairing: str
+    num_negatives: int | None
+
+    def curve_in(self, space: Space) -> Curve:
+        """The curve that joins two points of ``space``."""
+        raise NotImplementedError
+
+    def anchor_curve_in(self, space: Space) -> Curve | None:
+        """The curve of an ordered pair that belongs to its anchor, if that differs."""
+        raise NotImplementedError
+
+    def _synthesize(
+        self,
+        distance: BaseDistance,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> SyntheticBatch:
+        """The batch with the synthetic negatives that ``distance`` finds hardest."""
+        space = space_of(distance)
+        curve = self.curve_in(space)
+        labels, ref_labels = on_device_of(embeddings, labels, ref_labels)
+        points = points_of(distance, curve, embeddings, ref_emb)
+        pairing = pair_up(self.pairing, embeddings, labels, ref_emb, ref_labels)
+        negatives = choose(curve, points, pairing, self.num_negatives)
+        nearest = measure(curve, points, negatives)
+        anchor = points.seen[negatives.anchor]
+        # Points inside the sphere cannot be rotated onto it.
+        inside = space is SPHERE and isinstance(curve, Segments)
+        transplant = onto_sphere_at_distance if inside else space.transplant
+        synthetic = transplant(anchor, nearest.point_p, nearest.point_q)
+        if ref_emb is None or ref_labels is None:
+            ref_emb, ref_labels, offset = embeddings, labels, 0
+        else:
+            offset = len(embeddings)
+        rows = torch.arange(len(synthetic), device=labels.device) + len(ref_emb)
+        return SyntheticBatch(
+            embeddings,
+            labels,
+            (negatives.anchor, negatives.positive - offset, rows),
+            torch.cat([ref_emb, synthetic.to(ref_emb.dtype)]),
+            torch.cat([ref_labels, negatives.curve.label.to(ref_labels.dtype)]),
+        )
+
+
+def on_device_of(
+    embeddings: Tensor, labels: Tensor, ref_labels: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Labels where the embeddings are, as pytorch-metric-learning moves them."""
+    moved = None if ref_labels is None else ref_labels.to(embeddings.device)
+    return labels.to(embeddings.device), moved
+
+
+def points_of(
+    distance: BaseDistance, curve: Curve, embeddings: Tensor, ref_emb: Tensor | None
+) -> Points:
+    """The points of a batch, and the Gram matrix that the search chooses by."""
+    if ref_emb is not None:
+        embeddings = torch.cat([embeddings, ref_emb.to(embeddings.dtype)])
+    seen = seen_by(distance, embeddings)
+    placed = curve.place(seen)
+    located = placed.detach()
+    if curve.translates and len(located):
+        located = located - located.mean(0)
+    # float64 for float64 and float32 for the rest, autocast or not.
+    located = located.to(torch.promote_types(embeddings.dtype, torch.float32))
+    with torch.autocast(located.device.type, enabled=False):
+        return Points(seen, placed, located @ located.T)
+
+
+@torch.no_grad()
+def choose(curve: Curve, points: Points, pairing: Pairing, k: int | None) -> Negatives:
+    """The ``k`` nearest negative curves of each ordered positive pair, or all of them."""
+    rows, cols = pairing.positives, pairing.negatives
+    if k is None:
+        allowed = rows.label.unsqueeze(1) != cols.label
+        pair, negative = allowed[pairing.curve].nonzero(as_tuple=True)
+    else:
+        index, _ = curve.nearest(points.gram, rows, cols, k)
+        index = index[pairing.curve]  # (o, k)
+        pair, slot = (index >= 0).nonzero(as_tuple=True)
+        negative = index[pair, slot]
+    return Negatives(pairing.anchor[pair], pairing.positive[pair], cols.take(negative))
+
+
+def measure(curve: Curve, points: Points, negatives: Negatives) -> Closest:
+    """The nearest points of each tuple's two curves, differentiable."""
+    ends = (negatives.anchor, negatives.positive, negatives.curve.first, negatives.curve.second)
+    p0, p1, q0, q1 = points.placed[torch.stack(ends)]  # one gather: (4, m, d)
+    return curve.measure(p0, p1, q0, q1)
