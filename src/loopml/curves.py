@@ -16,7 +16,7 @@ from torch import Tensor
 from loopml import ops
 from loopml._types import Closest, Pairs
 from loopml.geometry.arcs import measure_arcs
-from loopml.geometry.evaluate import closest, normalized
+from loopml.geometry.evaluate import distance_between, normalized
 from loopml.geometry.segments import measure_segments
 
 
@@ -37,8 +37,8 @@ class Curve(Protocol):
     def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
         """For each row curve the k nearest column curves of another label, as in ``ops``."""
 
-    def measure(self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
-        """The nearest points of curves between given endpoints (m, d), differentiable."""
+    def measure(self, ends: Tensor) -> Closest:
+        """The nearest points of two curves with endpoints p0, p1, q0, q1 (m, 4, d), with grad."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Arcs:
         """As :class:`Curve`."""
         return ops.nearest_arcs(gram, rows, cols, k)
 
-    def measure(self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
+    def measure(self, ends: Tensor) -> Closest:
         """As :class:`Curve`."""
-        return measure_arcs(p0, p1, q0, q1)
+        return measure_arcs(ends)
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Segments:
         """As :class:`Curve`."""
         return ops.nearest_segments(gram, rows, cols, k)
 
-    def measure(self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
+    def measure(self, ends: Tensor) -> Closest:
         """As :class:`Curve`."""
-        return measure_segments(p0, p1, q0, q1)
+        return measure_segments(ends)
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,12 @@ class Samples:
             k=k,
         )
 
-    def measure(self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
+    def measure(self, ends: Tensor) -> Closest:
         """As :class:`Curve`; ``distance`` is Euclidean also where near is a large inner product."""
+        p0, p1, q0, q1 = ends.unbind(-2)
         s, t = self._nearest_samples(p0, p1, q0, q1)
-        return closest(s, t, self._point(s, p0, p1), self._point(t, q0, q1))
+        point_p, point_q = self._point(s, p0, p1), self._point(t, q0, q1)
+        return Closest(s, t, point_p, point_q, distance_between(point_p, point_q))
 
     @torch.no_grad()
     def _nearest_samples(

@@ -157,7 +157,8 @@ class HPHNTripletLoss(BaseMetricLossFunction):
         anchor = negatives.anchor
         if len(anchor) == 0:
             return dict(self.zero_losses())
-        d_ap = distance_between(points.seen[anchor], points.seen[positive[anchor]])
+        ends = points.seen.index_select(0, torch.cat([anchor, positive[anchor]]))
+        d_ap = distance_between(*ends.chunk(2))
         d_an = measure(curve, points, negatives).distance
         if self.distance.power != 1:
             d_ap, d_an = d_ap**self.distance.power, d_an**self.distance.power

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from pytorch_metric_learning.distances import (
     BaseDistance,
     CosineSimilarity,
@@ -13,7 +14,6 @@ from pytorch_metric_learning.distances import (
 )
 from torch import Tensor
 
-from loopml.geometry.evaluate import wide
 from loopml.geometry.transplant import along_anchor, onto_plane, onto_sphere
 
 
@@ -61,6 +61,7 @@ def space_of(distance: object) -> Space:
 
 
 def seen_by(distance: BaseDistance, embeddings: Tensor) -> Tensor:
-    """The embeddings as ``distance`` compares them, in float64."""
-    seen: Tensor = distance.maybe_normalize(wide(embeddings), dim=-1)
+    """The embeddings as ``distance`` compares them; half precision in float32."""
+    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    seen: Tensor = distance.maybe_normalize(embeddings)
     return seen

@@ -18,7 +18,7 @@ from loopml.spaces import SPHERE, Space, seen_by, space_of
 class Points(NamedTuple):
     """A batch and its references as one set of points, the batch first."""
 
-    seen: Tensor  # (n, d) float64, as the distance sees them, with grad
+    seen: Tensor  # (n, d) as the distance sees them, with grad
     placed: Tensor  # (n, d) the points that the curves join
     gram: Tensor  # (n, n) their inner products for the search, without grad
 
@@ -61,7 +61,7 @@ class Synthesizer:
         pairing = pair_up(self.pairing, embeddings, labels, ref_emb, ref_labels)
         negatives = choose(curve, points, pairing, self.num_negatives)
         nearest = measure(curve, points, negatives)
-        anchor = points.seen[negatives.anchor]
+        anchor = points.seen.index_select(0, negatives.anchor)
         # Points inside the sphere cannot be rotated onto it.
         inside = space is SPHERE and isinstance(curve, Segments)
         transplant = onto_sphere_at_distance if inside else space.transplant
@@ -99,8 +99,6 @@ def points_of(
     located = placed.detach()
     if curve.translates and len(located):
         located = located - located.mean(0)
-    # float64 for float64 and float32 for the rest, autocast or not.
-    located = located.to(torch.promote_types(embeddings.dtype, torch.float32))
     with torch.autocast(located.device.type, enabled=False):
         return Points(seen, placed, located @ located.T)
 
@@ -123,5 +121,7 @@ def choose(curve: Curve, points: Points, pairing: Pairing, k: int | None) -> Neg
 def measure(curve: Curve, points: Points, negatives: Negatives) -> Closest:
     """The nearest points of each tuple's two curves, differentiable."""
     ends = (negatives.anchor, negatives.positive, negatives.curve.first, negatives.curve.second)
-    p0, p1, q0, q1 = points.placed[torch.stack(ends)]  # one gather: (4, m, d)
-    return curve.measure(p0, p1, q0, q1)
+    rows = torch.stack(ends, 1)  # (m, 4)
+    # index_select, not indexing: its gradient adds rows, in a fraction of the time on the CPU.
+    gathered = points.placed.index_select(0, rows.flatten())
+    return curve.measure(gathered.view(*rows.shape, -1))

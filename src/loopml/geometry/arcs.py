@@ -22,7 +22,15 @@ from torch import Tensor
 
 from loopml._checks import check_endpoints, check_nonzero
 from loopml._types import Closest
-from loopml.geometry.evaluate import closest, narrowed, normalized, point_on_arc, wide
+from loopml.geometry.evaluate import (
+    distance_between,
+    mixed,
+    narrowed,
+    normalized,
+    stacked,
+    touch_tolerance,
+    wide,
+)
 
 
 class Cone(NamedTuple):
@@ -51,12 +59,12 @@ class Cone(NamedTuple):
         return torch.atan2(self.sin_half, self.cos_half)
 
 
-class Frame(NamedTuple):
-    """Orthonormal frame of an arc: its middle and its direction there."""
+class Span(NamedTuple):
+    """An arc without its vectors: its cone, and the scales of its frame."""
 
-    middle: Tensor  # (..., d)
-    along: Tensor  # (..., d)
     cone: Cone
+    per_middle: Tensor  # 1 / |p0 + p1|, 0 where the endpoints are opposite
+    per_along: Tensor  # 1 / |p1 - p0|, 0 where they coincide
 
 
 def top_left_singular(xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,58 +85,92 @@ def solve_cones(
     xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor, p: Cone, q: Cone
 ) -> tuple[Tensor, Tensor]:
     """Fractions (s, t) that maximise ``x^T [[xx, xy], [yx, yy]] y`` over two cones."""
-
-    def q_answers(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return q.answer(xx * x + yx * y, xy * x + yy * y)
-
-    def p_answers(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return p.answer(xx * x + xy * y, yx * x + yy * y)
-
-    like = torch.zeros_like(xx)
-    starts = [
-        p.answer(*top_left_singular(xx, xy, yx, yy)),
-        (p.cos_half + like, p.sin_half + like),
-        (p.cos_half + like, -p.sin_half + like),
-    ]
-    candidates = [(*u, *q_answers(*u)) for u in starts]
-    for v in ((q.cos_half + like, q.sin_half + like), (q.cos_half + like, -q.sin_half + like)):
-        candidates.append((*p_answers(*v), *v))
-    px, py, qx, qy = (torch.stack(axis, -1) for axis in zip(*candidates, strict=True))
-    xx, xy, yx, yy = (entry.unsqueeze(-1) for entry in (xx, xy, yx, yy))
-    best = (px * (xx * qx + xy * qy) + py * (yx * qx + yy * qy)).argmax(-1, keepdim=True)
-    px, py, qx, qy = (axis.gather(-1, best).squeeze(-1) for axis in (px, py, qx, qy))
+    # Starts on the arc of p: the singular vector and both ends; on that of q: both ends.
+    zero = torch.zeros_like(xx)
+    u = p.answer(*top_left_singular(xx, xy, yx, yy))
+    p_cos, p_sin = p.cos_half + zero, p.sin_half + zero
+    q_cos, q_sin = q.cos_half + zero, q.sin_half + zero
+    px, py = torch.stack([u[0], p_cos, p_cos]), torch.stack([u[1], p_sin, -p_sin])  # (3, ...)
+    qx, qy = torch.stack([q_cos, q_cos]), torch.stack([q_sin, -q_sin])  # (2, ...)
+    q_best = q.answer(xx * px + yx * py, xy * px + yy * py)
+    p_best = p.answer(xx * qx + xy * qy, yx * qx + yy * qy)
+    px, py = torch.cat([px, p_best[0]]), torch.cat([py, p_best[1]])
+    qx, qy = torch.cat([q_best[0], qx]), torch.cat([q_best[1], qy])
+    best = (px * (xx * qx + xy * qy) + py * (yx * qx + yy * qy)).argmax(0, keepdim=True)
+    px, py, qx, qy = (axis.gather(0, best).squeeze(0) for axis in (px, py, qx, qy))
     return p.fraction(px, py), q.fraction(qx, qy)
 
 
-def frame(p0: Tensor, p1: Tensor) -> Frame:
-    """The frame of the arc between two unit vectors.
+def span(sq_middle: Tensor, sq_along: Tensor, least: float | None = None) -> Span:
+    """The span of an arc, from ``|p0 + p1|^2`` and ``|p1 - p0|^2``.
 
-    The same endpoints make a point: ``along`` is zero and the cone has no width. Opposite ones
-    have no unique arc: ``middle`` is zero, which leaves the two endpoints alone.
+    The same endpoints make a point, a cone without width. Opposite ones have no unique arc: their
+    middle counts as zero, which leaves the two endpoints alone. Both hold below ``least``, where
+    the vector is the rounding of its terms; by default that is a length of 1.6e-10 in float64.
     """
-    middle, along = p0 + p1, p1 - p0
-    cos_half, sin_half = middle.norm(dim=-1) / 2, along.norm(dim=-1) / 2
-    # The direction of a sum shorter than this is the rounding of its terms.
-    opposite = cos_half <= torch.finfo(cos_half.dtype).eps ** 0.625
-    cos_half = torch.where(opposite, 0, cos_half)
-    middle = middle / torch.where(opposite, torch.inf, 2 * cos_half).unsqueeze(-1)
-    along = along / torch.where(sin_half > 0, 2 * sin_half, 1).unsqueeze(-1)
-    return Frame(middle, along, Cone(cos_half, sin_half))
+    least = torch.finfo(sq_middle.dtype).eps ** 1.25 if least is None else least
+    zero = torch.zeros_like(sq_middle)
+    per_middle = torch.where(sq_middle > least, sq_middle.clamp(min=least).rsqrt(), zero)
+    per_along = torch.where(sq_along > least, sq_along.clamp(min=least).rsqrt(), zero)
+    return Span(Cone(per_middle * sq_middle / 2, per_along * sq_along / 2), per_middle, per_along)
+
+
+# Endpoints p0, p1, q0, q1 to the middles and differences of both arcs.
+_MIDDLES = (
+    (1.0, 1.0, 0.0, 0.0),
+    (-1.0, 1.0, 0.0, 0.0),
+    (0.0, 0.0, 1.0, 1.0),
+    (0.0, 0.0, -1.0, 1.0),
+)
 
 
 @torch.no_grad()
-def nearest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> tuple[Tensor, Tensor]:
-    """Fractions (s, t) of the nearest points, from explicit unit vectors."""
-    p, q = frame(p0, p1), frame(q0, q1)
-    xx, xy = (p.middle * q.middle).sum(-1), (p.middle * q.along).sum(-1)
-    yx, yy = (p.along * q.middle).sum(-1), (p.along * q.along).sum(-1)
-    return solve_cones(xx, xy, yx, yy, p.cone, q.cone)
+def nearest_on_arcs(ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Fractions (s, t) of the nearest points of two arcs, and their weights on the endpoints.
+
+    Args:
+        ends: (..., 4, d) unit vectors p0, p1, q0, q1.
+
+    Returns:
+        s (...), t (...) and weights (..., 4).
+    """
+    # Sums and differences before products, so that those of near endpoints keep their digits.
+    vectors = wide(ends.new_tensor(_MIDDLES) @ ends)  # (..., 4, d)
+    products = vectors @ vectors.mT  # (..., 4, 4)
+    p, q = (span(products[..., i, i], products[..., i + 1, i + 1]) for i in (0, 2))
+    xx, xy = products[..., 0, 2], products[..., 0, 3]
+    yx, yy = products[..., 1, 2], products[..., 1, 3]
+    s, t = solve_cones(
+        xx * p.per_middle * q.per_middle,
+        xy * p.per_middle * q.per_along,
+        yx * p.per_along * q.per_middle,
+        yy * p.per_along * q.per_along,
+        p.cone,
+        q.cone,
+    )
+    weights = (*arc_weights(s, 2 * p.cone.half()), *arc_weights(t, 2 * q.cone.half()))
+    return s.to(ends.dtype), t.to(ends.dtype), torch.stack(weights, -1).to(ends.dtype)
 
 
-def measure_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
-    """``closest_on_arcs`` without checks, on float64 unit vectors."""
-    s, t = nearest_on_arcs(p0, p1, q0, q1)
-    return closest(s, t, point_on_arc(s, p0, p1), point_on_arc(t, q0, q1))
+def arc_weights(s: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the two endpoints in the point at the fraction ``s`` of an arc of ``angle``.
+
+    Where the endpoints are the same or opposite (no arc, or no unique one), they are (1 - s, s).
+    """
+    sine = angle.sin()
+    unique = sine > touch_tolerance(sine.dtype)
+    sine = torch.where(unique, sine, 1)
+    w0 = torch.where(unique, ((1 - s) * angle).sin() / sine, 1 - s)
+    return w0, torch.where(unique, (s * angle).sin() / sine, s)
+
+
+def measure_arcs(ends: Tensor) -> Closest:
+    """``closest_on_arcs`` without checks, on float64 unit vectors (..., 4, d)."""
+    s, t, weights = nearest_on_arcs(ends)
+    points = mixed(weights, ends)
+    # They are unit vectors already; dividing makes the gradient that of points which stay so.
+    point_p, point_q = (x / x.norm(dim=-1, keepdim=True) for x in points)
+    return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))
 
 
 def directions(**points: Tensor) -> tuple[Tensor, ...]:
@@ -184,7 +226,7 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
         >>> round(s.item(), 6), round(t.item(), 6), round(distance.item(), 6)
         (0.5, 0.0, 0.765367)
     """
-    return narrowed(measure_arcs(*directions(p0=p0, p1=p1, q0=q0, q1=q1)), p0.dtype)
+    return narrowed(measure_arcs(stacked(*directions(p0=p0, p1=p1, q0=q0, q1=q1))), p0.dtype)
 
 
 def arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:

@@ -28,38 +28,16 @@ def touch_tolerance(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps ** 0.75)
 
 
-def distance_between(point_p: Tensor, point_q: Tensor) -> Tensor:
-    """Euclidean distance along the last axis; 0 with a zero gradient where the points touch."""
-    difference = point_p - point_q  # (..., d)
-    sq_distance = difference.square().sum(-1)
+def distance_between(point_p: Tensor, point_q: Tensor, sq_size: Tensor | float = 0) -> Tensor:
+    """Euclidean distance along the last axis; 0 with a zero gradient where the points touch.
+
+    They touch where the distance is 0, or rounding beside points of the square ``sq_size``.
+    """
+    sq_distance = (point_p - point_q).square().sum(-1)
     with torch.no_grad():
-        sq_size = torch.maximum(point_p.square().sum(-1), point_q.square().sum(-1))
         apart = sq_distance > touch_tolerance(sq_distance.dtype) ** 2 * sq_size
     # The inner where keeps sqrt'(0) = inf out of the graph, the outer one sets the value.
     return torch.where(apart, torch.where(apart, sq_distance, 1).sqrt(), 0)
-
-
-def point_on_segment(s: Tensor, p0: Tensor, p1: Tensor) -> Tensor:
-    """The point ``(1 - s) p0 + s p1``, exact at both ends."""
-    s = s.unsqueeze(-1)
-    return (1 - s) * p0 + s * p1
-
-
-def point_on_arc(s: Tensor, p0: Tensor, p1: Tensor) -> Tensor:
-    """The point at the fraction ``s`` of the angle from ``p0`` to ``p1`` (unit vectors).
-
-    The weights are constants, and renormalising makes the gradient that of a point which stays on
-    the sphere. Where the endpoints are the same or opposite (no arc, or no unique one), the weights
-    are ``(1 - s, s)``.
-    """
-    with torch.no_grad():
-        angle = 2 * torch.atan2((p1 - p0).norm(dim=-1), (p1 + p0).norm(dim=-1))
-        sine = angle.sin()
-        unique = sine > touch_tolerance(sine.dtype)
-        sine = torch.where(unique, sine, 1)
-        w0 = torch.where(unique, ((1 - s) * angle).sin() / sine, 1 - s).unsqueeze(-1)
-        w1 = torch.where(unique, (s * angle).sin() / sine, s).unsqueeze(-1)
-    return normalized(w0 * p0 + w1 * p1)
 
 
 def normalized(x: Tensor) -> Tensor:
@@ -70,9 +48,16 @@ def normalized(x: Tensor) -> Tensor:
     return x / torch.where(largest > 0, x.square().sum(-1, keepdim=True), 1).sqrt()
 
 
-def closest(s: Tensor, t: Tensor, point_p: Tensor, point_q: Tensor) -> Closest:
-    """Bundle the fractions, the points at them and the distance between those."""
-    return Closest(s, t, point_p, point_q, distance_between(point_p, point_q))
+def mixed(weights: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """The points with constant ``weights`` (..., 4) on two curves with ``ends`` (..., 4, d)."""
+    terms = weights.unsqueeze(-1) * ends
+    return terms[..., :2, :].sum(-2), terms[..., 2:, :].sum(-2)
+
+
+def stacked(*ends: Tensor) -> Tensor:
+    """Four endpoints (..., d) as one tensor (..., 4, d), after broadcasting."""
+    shape = torch.broadcast_shapes(*(x.shape for x in ends))
+    return torch.stack([x.expand(shape) for x in ends], -2)
 
 
 def narrowed(result: Closest, dtype: torch.dtype) -> Closest:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from loopml._types import Pairs
-from loopml.geometry.arcs import Cone
+from loopml.geometry.arcs import Cone, Span, span
 
 
 class Corners(NamedTuple):
@@ -36,31 +36,19 @@ def corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Corners:
     return Corners(p0[:, cols.first], p0[:, cols.second], p1[:, cols.first], p1[:, cols.second])
 
 
-class ArcSpans(NamedTuple):
-    """What the search needs of arcs: their cones, and the scales of their frame vectors."""
-
-    cone: Cone
-    per_middle: Tensor  # 1 / |p0 + p1|, 0 where the endpoints are opposite
-    per_along: Tensor  # 1 / |p1 - p0|, 0 where they coincide
-
-    def rows(self, block: slice) -> ArcSpans:
-        """Those of ``block`` with a trailing axis, as rows of a (b, c) block: (b, 1)."""
-        cone = Cone(*(x[block].unsqueeze(1) for x in self.cone))
-        return ArcSpans(cone, *(x[block].unsqueeze(1) for x in self[1:]))
-
-
-def arc_spans_of(gram: Tensor, pairs: Pairs) -> ArcSpans:
-    """Spans of the arcs that ``pairs`` names."""
+def arc_spans(gram: Tensor, pairs: Pairs) -> Span:
+    """Spans of the arcs that ``pairs`` names: (p,)."""
     square = gram.diagonal()
-    sq0, sq1 = square[pairs.first], square[pairs.second]
-    p0p1 = gram[pairs.first, pairs.second]
-    sq_middle, sq_along = sq0 + sq1 + 2 * p0p1, sq0 + sq1 - 2 * p0p1
-    # Under this the difference is rounding, and the endpoints stand for the arc.
-    least = 32 * torch.finfo(p0p1.dtype).eps
-    per_middle = torch.where(sq_middle > least, sq_middle.clamp(min=least).rsqrt(), 0)
-    per_along = torch.where(sq_along > least, sq_along.clamp(min=least).rsqrt(), 0)
-    cone = Cone(per_middle * sq_middle / 2, per_along * sq_along / 2)
-    return ArcSpans(cone, per_middle, per_along)
+    sq_sum = square[pairs.first] + square[pairs.second]
+    twice = 2 * gram[pairs.first, pairs.second]
+    # Under this a length is rounding, and the endpoints stand for the arc.
+    return span(sq_sum + twice, sq_sum - twice, least=32 * torch.finfo(gram.dtype).eps)
+
+
+def as_rows(spans: Span) -> Span:
+    """The same with a trailing axis, for curves that are the rows of a block: (b, 1)."""
+    cone = Cone(*(x.unsqueeze(1) for x in spans.cone))
+    return Span(cone, spans.per_middle.unsqueeze(1), spans.per_along.unsqueeze(1))
 
 
 def sq_inside(x: Tensor, y: Tensor, cone: Cone) -> Tensor:
@@ -68,7 +56,7 @@ def sq_inside(x: Tensor, y: Tensor, cone: Cone) -> Tensor:
     return torch.where(y.abs() * cone.cos_half < x * cone.sin_half, x * x + y * y, -1)
 
 
-def arc_scores(corner: Corners, p: ArcSpans, q: ArcSpans) -> Tensor:
+def arc_scores(corner: Corners, p: Span, q: Span) -> Tensor:
     """Minus the largest inner product between each row arc (b, 1) and column arc (1, c): (b, c).
 
     The largest of the four corners, four edges and the interior, without trigonometry: a value
@@ -103,12 +91,12 @@ class SegmentSpans(NamedTuple):
     sq1: Tensor
     sq_length: Tensor
 
-    def rows(self, block: slice) -> SegmentSpans:
-        """Those of ``block`` with a trailing axis, as rows of a (b, c) block: (b, 1)."""
-        return SegmentSpans(*(x[block].unsqueeze(1) for x in self))
+    def as_rows(self) -> SegmentSpans:
+        """The same with a trailing axis, for curves that are the rows of a block: (b, 1)."""
+        return SegmentSpans(*(x.unsqueeze(1) for x in self))
 
 
-def segment_spans_of(gram: Tensor, pairs: Pairs) -> SegmentSpans:
+def segment_spans(gram: Tensor, pairs: Pairs) -> SegmentSpans:
     """Spans of the segments that ``pairs`` names."""
     square = gram.diagonal()
     sq0, sq1 = square[pairs.first], square[pairs.second]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from loopml._checks import check_endpoints
-from loopml.geometry.arcs import Cone, directions, frame, solve_cones
+from loopml.geometry.arcs import Span, directions, solve_cones, span
 from loopml.geometry.evaluate import wide
+from loopml.geometry.gram import as_rows
 from loopml.geometry.segments import Products, length_and_direction, solve_box
 
 # Entries of one (rows, q) temporary; a few dozen of them live at once.
@@ -138,15 +139,23 @@ def _sq_on_segment(s: Tensor, p0: Tensor, p1: Tensor, shape: tuple[int, int]) ->
 
 
 def _all_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
-    p, q = frame(p0, p1), frame(q0, q1)
-    p_cone = Cone(p.cone.cos_half.unsqueeze(1), p.cone.sin_half.unsqueeze(1))
-    xx, xy = p.middle @ q.middle.T, p.middle @ q.along.T  # (p, q)
-    yx, yy = p.along @ q.middle.T, p.along @ q.along.T
+    p, p_middle, p_along = _frame(p0, p1)
+    q, q_middle, q_along = _frame(q0, q1)
+    p = as_rows(p)
+    xx, xy = p_middle @ q_middle.T, p_middle @ q_along.T  # (p, q)
+    yx, yy = p_along @ q_middle.T, p_along @ q_along.T
     with torch.no_grad():
-        s, t = solve_cones(xx, xy, yx, yy, p_cone, q.cone)
-    a, b = (2 * s - 1) * p_cone.half(), (2 * t - 1) * q.cone.half()
+        s, t = solve_cones(xx, xy, yx, yy, p.cone, q.cone)
+    a, b = (2 * s - 1) * p.cone.half(), (2 * t - 1) * q.cone.half()
     inner = a.cos() * (xx * b.cos() + xy * b.sin()) + a.sin() * (yx * b.cos() + yy * b.sin())
     return _distance(2 - 2 * inner, torch.ones_like(inner))
+
+
+def _frame(p0: Tensor, p1: Tensor) -> tuple[Span, Tensor, Tensor]:
+    """The span of each arc, and its unit middle and direction (p, d); differentiable."""
+    middle, along = p0 + p1, p1 - p0
+    arc = span(middle.square().sum(1), along.square().sum(1))
+    return arc, middle * arc.per_middle.unsqueeze(1), along * arc.per_along.unsqueeze(1)
 
 
 def _distance(sq_distance: Tensor, sq_size: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from loopml._checks import check_endpoints
 from loopml._types import Closest
-from loopml.geometry.evaluate import closest, narrowed, point_on_segment, wide
+from loopml.geometry.evaluate import distance_between, mixed, narrowed, stacked, wide
 
 
 class Products(NamedTuple):
@@ -59,21 +59,25 @@ def length_and_direction(p0: Tensor, p1: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def nearest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> tuple[Tensor, Tensor]:
-    """Fractions (s, t) of the nearest points, from explicit vectors."""
+def nearest_on_segments(ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Fractions (s, t) of the nearest points, from the endpoints p0, p1, q0, q1: (..., 4, d)."""
+    p0, p1, q0, q1 = ends.unbind(-2)
     p_length, u = length_and_direction(p0, p1)
     q_length, v = length_and_direction(q0, q1)
     r = p0 - q0
     uv = (u * v).sum(-1)
     w = u - uv.unsqueeze(-1) * v
     products = Products(uv, (u * r).sum(-1), (v * r).sum(-1), (w * w).sum(-1), (w * r).sum(-1))
-    return solve_box(products, p_length.expand_as(uv), q_length.expand_as(uv))
+    return solve_box(products, p_length, q_length)
 
 
-def measure_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
-    """``closest_on_segments`` without checks, on float64 tensors."""
-    s, t = nearest_on_segments(p0, p1, q0, q1)
-    return closest(s, t, point_on_segment(s, p0, p1), point_on_segment(t, q0, q1))
+def measure_segments(ends: Tensor) -> Closest:
+    """``closest_on_segments`` without checks, on float64 endpoints (..., 4, d)."""
+    s, t = nearest_on_segments(ends)
+    point_p, point_q = mixed(torch.stack([1 - s, s, 1 - t, t], -1), ends)
+    with torch.no_grad():
+        sq_size = torch.maximum(point_p.square().sum(-1), point_q.square().sum(-1))
+    return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size))
 
 
 def closest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
@@ -120,7 +124,7 @@ def closest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Close
         (0.5, 0.25, 1.0)
     """
     check_endpoints({"p0": p0, "p1": p1, "q0": q0, "q1": q1})
-    return narrowed(measure_segments(wide(p0), wide(p1), wide(q0), wide(q1)), p0.dtype)
+    return narrowed(measure_segments(wide(stacked(p0, p1, q0, q1))), p0.dtype)
 
 
 def segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:

@@ -42,10 +42,12 @@ def _nearest_arcs(
     k: int,
 ) -> tuple[Tensor, Tensor]:
     rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-    p, q = scores.arc_spans_of(gram, rows), scores.arc_spans_of(gram, cols)
+    spans = scores.arc_spans(gram, cols)
 
     def score(block: slice) -> Tensor:
-        return scores.arc_scores(scores.corners(gram, rows.take(block), cols), p.rows(block), q)
+        part = rows.take(block)
+        p = scores.as_rows(scores.arc_spans(gram, part))
+        return scores.arc_scores(scores.corners(gram, part, cols), p, spans)
 
     return _search(rows, cols, k, score, gram)
 
@@ -62,10 +64,12 @@ def _nearest_segments(
     k: int,
 ) -> tuple[Tensor, Tensor]:
     rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-    p, q = scores.segment_spans_of(gram, rows), scores.segment_spans_of(gram, cols)
+    spans = scores.segment_spans(gram, cols)
 
     def score(block: slice) -> Tensor:
-        return scores.segment_scores(scores.corners(gram, rows.take(block), cols), p.rows(block), q)
+        part = rows.take(block)
+        p = scores.segment_spans(gram, part).as_rows()
+        return scores.segment_scores(scores.corners(gram, part, cols), p, spans)
 
     return _search(rows, cols, k, score, gram)
 
