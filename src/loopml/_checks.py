@@ -118,6 +118,30 @@ def check_endpoints(points: dict[str, Tensor], ndim: int | None = None) -> None:
         check_finite(name, x)
 
 
+def check_broadcast(points: dict[str, Tensor]) -> None:
+    """Raise unless the leading axes of the named tensors broadcast."""
+    shape: tuple[int, ...] = ()
+    for name, x in points.items():
+        try:
+            shape = tuple(torch.broadcast_shapes(shape, x.shape[:-1]))  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            raise ValueError(
+                f"{name} must have leading axes that broadcast with {shape}, those of the "
+                f"arguments before it, got {tuple(x.shape[:-1])}; insert axes with .unsqueeze"
+            ) from None
+
+
+def check_same_length(points: dict[str, Tensor]) -> None:
+    """Raise unless the named tensors have as many rows as each other."""
+    (reference_name, reference), *others = points.items()
+    for name, x in others:
+        if len(x) != len(reference):
+            raise ValueError(
+                f"{name} must have as many rows as {reference_name}, "
+                f"got {len(x)} and {len(reference)}: a curve has one start and one end"
+            )
+
+
 def check_nonzero(name: str, x: Tensor) -> None:
     """Raise if a row of ``x`` is zero, so that it has no direction, and values are readable."""
     if values_readable(x) and bool((x == 0).all(dim=-1).any()):

@@ -124,4 +124,4 @@ def measure(curve: Curve, points: Points, negatives: Negatives) -> Closest:
     rows = torch.stack(ends, 1)  # (m, 4)
     # index_select, not indexing: its gradient adds rows, in a fraction of the time on the CPU.
     gathered = points.placed.index_select(0, rows.flatten())
-    return curve.measure(gathered.view(*rows.shape, -1))
+    return curve.measure(gathered.view(*rows.shape, points.placed.shape[1]))

@@ -164,12 +164,19 @@ def arc_weights(s: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     return w0, torch.where(unique, (s * angle).sin() / sine, s)
 
 
+def _kept_unit(x: Tensor) -> Tensor:
+    """``x``, a unit vector, over its length: the gradient is that of a point on the sphere.
+
+    Where a row of the caller's is zero, and so is ``x``, it stays zero.
+    """
+    length = x.norm(dim=-1, keepdim=True)
+    return x / torch.where(length > 0, length, 1)
+
+
 def measure_arcs(ends: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on float64 unit vectors (..., 4, d)."""
     s, t, weights = nearest_on_arcs(ends)
-    points = mixed(weights, ends)
-    # They are unit vectors already; dividing makes the gradient that of points which stay so.
-    point_p, point_q = (x / x.norm(dim=-1, keepdim=True) for x in points)
+    point_p, point_q = (_kept_unit(x) for x in mixed(weights, ends))
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from loopml._checks import check_broadcast
 from loopml._types import Closest
 
 
@@ -54,10 +55,10 @@ def mixed(weights: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     return terms[..., :2, :].sum(-2), terms[..., 2:, :].sum(-2)
 
 
-def stacked(*ends: Tensor) -> Tensor:
+def stacked(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
     """Four endpoints (..., d) as one tensor (..., 4, d), after broadcasting."""
-    shape = torch.broadcast_shapes(*(x.shape for x in ends))
-    return torch.stack([x.expand(shape) for x in ends], -2)
+    check_broadcast({"p0": p0, "p1": p1, "q0": q0, "q1": q1})
+    return torch.stack(torch.broadcast_tensors(p0, p1, q0, q1), -2)  # type: ignore[no-untyped-call]
 
 
 def narrowed(result: Closest, dtype: torch.dtype) -> Closest:

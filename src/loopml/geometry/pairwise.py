@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopml._checks import check_endpoints
+from loopml._checks import check_endpoints, check_same_length
 from loopml.geometry.arcs import Span, directions, solve_cones, span
 from loopml.geometry.evaluate import wide
 from loopml.geometry.gram import as_rows
@@ -55,7 +55,7 @@ def pairwise_segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) ->
         >>> pairwise_segment_distance(p0, p1, q0, q1).round(decimals=6)
         tensor([[2., 3.]])
     """
-    check_endpoints({"p0": p0, "p1": p1, "q0": q0, "q1": q1}, ndim=2)
+    _check_sets(p0, p1, q0, q1)
     points = [wide(x) for x in (p0, p1, q0, q1)]
     # Distances do not change, and the rounding of inner products shrinks to the spread.
     center = torch.cat(points).detach().mean(0) if len(p0) + len(q0) else 0
@@ -95,8 +95,14 @@ def pairwise_arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Ten
         >>> pairwise_arc_distance(x, y, torch.cat([z, x + z]), torch.cat([z, x - z]))
         tensor([[1.4142, 0.0000]])
     """
-    check_endpoints({"p0": p0, "p1": p1, "q0": q0, "q1": q1}, ndim=2)
+    _check_sets(p0, p1, q0, q1)
     return _in_blocks(_all_arcs, *directions(p0=p0, p1=p1, q0=q0, q1=q1)).to(p0.dtype)
+
+
+def _check_sets(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> None:
+    check_endpoints({"p0": p0, "p1": p1, "q0": q0, "q1": q1}, ndim=2)
+    check_same_length({"p0": p0, "p1": p1})
+    check_same_length({"q0": q0, "q1": q1})
 
 
 def _in_blocks(

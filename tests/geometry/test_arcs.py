@@ -1,0 +1,143 @@
+"""What holds of arcs alone: only directions count, and antipodal ends have no arc between them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from checks import DTYPES, array, assert_near, sound_gradient, tensors
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import brute_force, unit
+from strategies import FAMILIES, UNIQUE_ARC_FAMILIES, family_curves, seeds
+
+from loopml.geometry import arc_distance, closest_on_arcs
+
+
+def degrees(*angles: float) -> np.ndarray:
+    """Directions (1, 2) in the plane, stacked."""
+    radians = np.deg2rad(np.array(angles))
+    return np.stack([np.cos(radians), np.sin(radians)], axis=-1)[:, None]
+
+
+@given(data=st.data())
+def test_length_of_a_direction_does_not_matter(data: st.DataObject) -> None:
+    """Positive factors, one per endpoint, change no distance and divide the gradient."""
+    problem = data.draw(family_curves("arc", names=UNIQUE_ARC_FAMILIES))
+    factors = np.random.default_rng(problem.seed).uniform(0.1, 10, (4, len(problem.curves[0]), 1))
+    curves, scaled = tensors(problem.curves), tensors(problem.curves * factors)
+    one, other = arc_distance(*curves), arc_distance(*scaled)
+    assert_near("arc", other, one, problem.curves)
+    sound_gradient("arc", one, curves)
+    sound_gradient("arc", other, scaled)
+
+
+@pytest.mark.parametrize("power", [-600, 600])
+def test_squares_of_directions_may_overflow(power: int) -> None:
+    """A direction as short as 1e-181, or as long as 1e181, is a direction."""
+    near = FAMILIES["random"](np.random.default_rng(0), 8, 5)
+    curves = tensors(near * 2.0**power)
+    distance = arc_distance(*curves)
+    assert_near("arc", distance, arc_distance(*tensors(near)), near)
+    grads = torch.autograd.grad(distance.sum(), curves)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@given(data=st.data(), dtype=st.sampled_from(DTYPES))
+def test_gradient_is_tangential(data: st.DataObject, dtype: torch.dtype) -> None:
+    """Moving an endpoint along its own direction changes nothing: the gradient has no such part.
+
+    Measured against the gradient's own size, which is large for nearly antipodal arcs: 2e-16 and
+    1e-7, the rounding of the dtype.
+    """
+    problem = data.draw(family_curves("arc"))
+    curves = tensors(problem.curves, dtype)
+    gradient = sound_gradient("arc", arc_distance(*curves), curves)
+    radial = np.sum(gradient * unit(array(curves)), axis=-1)
+    size = np.linalg.norm(gradient, axis=-1).max()
+    assert (np.abs(radial) <= 20 * torch.finfo(dtype).eps * size).all()
+
+
+@given(data=st.data(), dtype=st.sampled_from(DTYPES))
+def test_points_stay_on_the_sphere(data: st.DataObject, dtype: torch.dtype) -> None:
+    """|point| = 1, whatever the endpoints do: its square has no gradient."""
+    problem = data.draw(family_curves("arc", names=("random", "clustered", "crossing", "opposed")))
+    curves = tensors(problem.curves, dtype)
+    closest = closest_on_arcs(*curves)
+    eps = 20 * torch.finfo(dtype).eps  # sums of d squares: measured 3 eps
+    for point, ends in ((closest.point_p, curves[:2]), (closest.point_q, curves[2:])):
+        square = point.square().sum(-1)
+        np.testing.assert_allclose(array(square), 1, rtol=0, atol=eps)
+        reach = np.linalg.norm(array(ends), axis=-1).min()
+        for grad in torch.autograd.grad(square.sum(), ends, retain_graph=True):
+            np.testing.assert_allclose(array(grad), 0, rtol=0, atol=100 * eps / reach)
+
+
+@given(seed=seeds(), dtype=st.sampled_from(DTYPES), dim=st.sampled_from((2, 3, 8, 512)))
+def test_antipodal_arc_is_its_two_endpoints(seed: int, dtype: torch.dtype, dim: int) -> None:
+    """Without a unique great circle the curve is its endpoints: s is 0 or 1, never between."""
+    rng = np.random.default_rng(seed)
+    curves = tensors(FAMILIES["both_antipodal"](rng, 8, dim), dtype)
+    closest = closest_on_arcs(*curves)
+    assert torch.isin(torch.stack([closest.s, closest.t]), torch.tensor([0.0, 1.0])).all()
+    p0, p1, q0, q1 = unit(array(curves))
+    corners = [np.linalg.norm(p - q, axis=-1) for p in (p0, p1) for q in (q0, q1)]
+    assert_near("arc", closest.distance, np.min(corners, axis=0), array(curves))
+    sound_gradient("arc", closest.distance, curves)
+
+
+@given(seed=seeds(), exponent=st.floats(-5.9, -0.5), dim=st.sampled_from((3, 4, 64)))
+def test_almost_antipodal_arc_is_whole(seed: int, exponent: float, dim: int) -> None:
+    """An arc 1e-6 short of half a turn still passes through its middle."""
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.normal(size=(dim, 3)))
+    east, north, up = basis.T
+    angle = 10**exponent
+    p1 = np.sin(angle) * north - np.cos(angle) * east  # passes through north (nearly) on its way
+    touched = unit(north + 0.3 * up)[None]
+    curves = tensors(np.stack([east[None], p1[None], touched, touched]))
+    closest = closest_on_arcs(*curves)
+    expected = 2 * np.sin(np.arctan(0.3) / 2)
+    # Rounding an endpoint (1e-16) turns the arc by 1e-10.
+    assert closest.distance.item() == pytest.approx(expected, abs=1e-9)
+    assert closest.s.item() == pytest.approx(np.pi / 2 / (np.pi - angle), abs=1e-9)
+    sound_gradient("arc", closest.distance, curves)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("p0", "p1", "q0", "q1", "gap"),
+    [
+        pytest.param(0, 90, 120, 170, 30, id="apart"),
+        pytest.param(0, 90, 45, 135, 0, id="overlapping"),
+        pytest.param(0, 90, 30, 60, 0, id="one inside the other"),
+        pytest.param(170, -170, 100, 180, 0, id="across the cut"),
+        pytest.param(0, 0, 100, 180, 100, id="point behind the arc"),
+        pytest.param(0, 0, 180, 180, 180, id="opposite points"),
+        pytest.param(0, 10, 180, 190, 170, id="opposite arcs"),
+        pytest.param(0, 100, 100, 200, 0, id="shared endpoint"),
+        pytest.param(0, 175, 265, 275, 85, id="long arc below the horizon"),
+        pytest.param(50, 50, 0, 90, 0, id="point on the arc"),
+        pytest.param(-90, -90, 0, 90, 90, id="point beside the arc"),
+    ],
+)
+def test_plane_by_hand(
+    p0: float, p1: float, q0: float, q1: float, gap: float, dtype: torch.dtype
+) -> None:
+    """In the plane all arcs are on one circle: the distance is a gap of angles, in degrees."""
+    curves = tensors(degrees(p0, p1, q0, q1), dtype)
+    distance = arc_distance(*curves)
+    assert_near("arc", distance, 2 * np.sin(np.deg2rad([gap]) / 2), array(curves))
+    sound_gradient("arc", distance, curves)
+
+
+@given(seed=seeds(), dim=st.sampled_from((2, 3, 8, 512)))
+def test_a_singleton_is_a_point_not_a_circle(seed: int, dim: int) -> None:
+    """An arc of length zero is as far as its point is, also from curves behind it."""
+    rng = np.random.default_rng(seed)
+    point, q0, q1 = rng.normal(size=(3, 8, dim))
+    curves = tensors(np.stack([point, 3 * point, q0, q1]))  # up to rounding, one direction
+    distance = arc_distance(*curves)
+    expected = brute_force("arc", np.stack([point, point, q0, q1])).distance
+    assert_near("arc", distance, expected, array(curves))
+    sound_gradient("arc", distance, curves)
