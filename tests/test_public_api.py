@@ -22,6 +22,7 @@ SIGNATURES = {
     loopml.HPHNTripletLoss: (
         "(margin=0.2, *, soft_margin=False, synthesizer=None, **base_loss_kwargs)"
     ),
+    loopml.NPairLoss: "(*, synthesizer=None, l2_reg=0.0, **base_loss_kwargs)",
     loopml.SyntheticLoss: "(loss, synthesizer)",
     geometry.closest_on_segments: "(p0, p1, q0, q1)",
     geometry.closest_on_arcs: "(p0, p1, q0, q1)",
@@ -46,6 +47,7 @@ def test_names() -> None:
         "EmbeddingExpansion",
         "HPHNTripletLoss",
         "LoOpMiner",
+        "NPairLoss",
         "SyntheticBatch",
         "SyntheticLoss",
         "geometry",
@@ -66,7 +68,7 @@ def test_signatures(function: Any) -> None:
     assert signature(function) == SIGNATURES[function]
 
 
-@pytest.mark.parametrize("loss", [loopml.HPHNTripletLoss, loopml.SyntheticLoss])
+@pytest.mark.parametrize("loss", [loopml.HPHNTripletLoss, loopml.NPairLoss, loopml.SyntheticLoss])
 def test_losses_take_the_arguments_of_pml(loss: type) -> None:
     assert list(inspect.signature(loss.forward).parameters)[1:] == PML_ARGUMENTS  # type: ignore[attr-defined]
 
@@ -80,6 +82,7 @@ def test_kinds() -> None:
     assert issubclass(loopml.LoOpMiner, miners.BaseMiner)
     assert issubclass(loopml.EmbeddingExpansion, nn.Module)
     assert issubclass(loopml.HPHNTripletLoss, losses.BaseMetricLossFunction)
+    assert issubclass(loopml.NPairLoss, losses.BaseMetricLossFunction)
     assert issubclass(loopml.SyntheticLoss, losses.BaseMetricLossFunction)
 
 

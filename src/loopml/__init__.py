@@ -3,7 +3,7 @@
 from loopml import geometry
 from loopml._types import SyntheticBatch
 from loopml.expansion import EmbeddingExpansion
-from loopml.losses import HPHNTripletLoss, SyntheticLoss
+from loopml.losses import HPHNTripletLoss, NPairLoss, SyntheticLoss
 from loopml.miners import LoOpMiner
 
 __version__ = "0.1.0"
@@ -12,6 +12,7 @@ __all__ = [
     "EmbeddingExpansion",
     "HPHNTripletLoss",
     "LoOpMiner",
+    "NPairLoss",
     "SyntheticBatch",
     "SyntheticLoss",
     "geometry",

@@ -16,7 +16,9 @@ from torch import Tensor
 from loopml import ops
 from loopml._types import Closest, Pairs
 from loopml.geometry.arcs import measure_arcs
-from loopml.geometry.evaluate import distance_between, normalized
+from loopml.geometry.evaluate import distance_between, normalized, wide
+from loopml.geometry.gram import sample_scores
+from loopml.geometry.pairwise import arc_cosines
 from loopml.geometry.segments import measure_segments
 
 
@@ -40,6 +42,9 @@ class Curve(Protocol):
     def measure(self, ends: Tensor) -> Closest:
         """The nearest points of two curves with endpoints p0, p1, q0, q1 (m, 4, d), with grad."""
 
+    def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+        """The largest inner product of each row curve with each column curve (r, c), with grad."""
+
 
 @dataclass(frozen=True)
 class Arcs:
@@ -60,6 +65,11 @@ class Arcs:
         """As :class:`Curve`."""
         return measure_arcs(ends)
 
+    def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+        """As :class:`Curve`."""
+        ends = (rows.first, rows.second, cols.first, cols.second)
+        return arc_cosines(*(wide(points[index]) for index in ends)).to(points.dtype)
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -78,6 +88,10 @@ class Segments:
     def measure(self, ends: Tensor) -> Closest:
         """As :class:`Curve`."""
         return measure_segments(ends)
+
+    def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+        """As :class:`Curve`; a product of two segments is bilinear, so largest at ends of both."""
+        return samples(0, normalize=False, similarity=True).products(points, rows, cols)
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,13 @@ class Samples:
         s, t = self._nearest_samples(p0, p1, q0, q1)
         point_p, point_q = self._point(s, p0, p1), self._point(t, q0, q1)
         return Closest(s, t, point_p, point_q, distance_between(point_p, point_q))
+
+    def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+        """As :class:`Curve`."""
+        with torch.autocast(points.device.type, enabled=False):
+            gram = points @ points.T
+        fractions = (self.p_fractions, self.q_fractions)
+        return -sample_scores(gram, rows, cols, *fractions, self.normalize, similarity=True)
 
     @torch.no_grad()
     def _nearest_samples(

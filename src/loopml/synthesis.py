@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_metric_learning.distances import BaseDistance
@@ -125,3 +125,12 @@ def measure(curve: Curve, points: Points, negatives: Negatives) -> Closest:
     # index_select, not indexing: its gradient adds rows, in a fraction of the time on the CPU.
     gathered = points.placed.index_select(0, rows.flatten())
     return curve.measure(gathered.view(*rows.shape, points.placed.shape[1]))
+
+
+def check_synthesizer(synthesizer: object, *, optional: bool) -> Any:
+    """Return ``synthesizer`` if it is one, or None where that is allowed."""
+    if not isinstance(synthesizer, Synthesizer) and not (optional and synthesizer is None):
+        choices = "an EmbeddingExpansion or a LoOpMiner" + (", or None" if optional else "")
+        got = synthesizer.__name__ if isinstance(synthesizer, type) else type(synthesizer).__name__
+        raise TypeError(f"synthesizer must be {choices}, got {got}")
+    return synthesizer

@@ -145,6 +145,15 @@ def _sq_on_segment(s: Tensor, p0: Tensor, p1: Tensor, shape: tuple[int, int]) ->
 
 
 def _all_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
+    inner = arc_cosines(p0, p1, q0, q1)
+    return _distance(2 - 2 * inner, torch.ones_like(inner))
+
+
+def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
+    """The largest inner product of a point on each of p arcs with one on each of q: (p, q).
+
+    Takes float64 unit vectors (p, d) and (q, d) as they are, and stores (p, q) temporaries.
+    """
     p, p_middle, p_along = _frame(p0, p1)
     q, q_middle, q_along = _frame(q0, q1)
     p = as_rows(p)
@@ -153,8 +162,7 @@ def _all_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
     with torch.no_grad():
         s, t = solve_cones(xx, xy, yx, yy, p.cone, q.cone)
     a, b = (2 * s - 1) * p.cone.half(), (2 * t - 1) * q.cone.half()
-    inner = a.cos() * (xx * b.cos() + xy * b.sin()) + a.sin() * (yx * b.cos() + yy * b.sin())
-    return _distance(2 - 2 * inner, torch.ones_like(inner))
+    return a.cos() * (xx * b.cos() + xy * b.sin()) + a.sin() * (yx * b.cos() + yy * b.sin())
 
 
 def _frame(p0: Tensor, p1: Tensor) -> tuple[Span, Tensor, Tensor]:

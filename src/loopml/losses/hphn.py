@@ -1,11 +1,10 @@
-"""Losses on hard negatives, as pytorch-metric-learning losses."""
+"""The hardest-positive hardest-negative triplet loss."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from pytorch_metric_learning.distances import BaseDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
@@ -16,8 +15,15 @@ from loopml.geometry.evaluate import distance_between
 from loopml.pairing import Pairing, pair_up, positive_mask
 from loopml.selection import smallest, smallest_per_group
 from loopml.spaces import DOT_PRODUCT, space_of
-from loopml.support import check_supported
-from loopml.synthesis import Negatives, Points, Synthesizer, measure, on_device_of, points_of
+from loopml.synthesis import (
+    Negatives,
+    Points,
+    Synthesizer,
+    check_synthesizer,
+    measure,
+    on_device_of,
+    points_of,
+)
 
 
 class HPHNTripletLoss(BaseMetricLossFunction):
@@ -86,7 +92,7 @@ class HPHNTripletLoss(BaseMetricLossFunction):
         super().__init__(**base_loss_kwargs)
         self.margin = check_nonnegative("margin", margin)
         self.soft_margin = check_flag("soft_margin", soft_margin)
-        self.synthesizer = _checked_synthesizer(synthesizer, optional=True)
+        self.synthesizer = check_synthesizer(synthesizer, optional=True)
         if space_of(self.distance) is DOT_PRODUCT or self.distance.is_inverted:
             raise ValueError(
                 "distance must be LpDistance(p=2) for HPHNTripletLoss, got "
@@ -156,7 +162,7 @@ class HPHNTripletLoss(BaseMetricLossFunction):
             negatives = _nearest_curves(curve, points, pairing, len(labels))
         anchor = negatives.anchor
         if len(anchor) == 0:
-            return dict(self.zero_losses())
+            return {"loss": self.zero_loss()}
         ends = points.seen.index_select(0, torch.cat([anchor, positive[anchor]]))
         d_ap = distance_between(*ends.chunk(2))
         d_an = measure(curve, points, negatives).distance
@@ -172,91 +178,6 @@ class HPHNTripletLoss(BaseMetricLossFunction):
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
         return f"margin={self.margin}, soft_margin={self.soft_margin}"
-
-
-class SyntheticLoss(BaseMetricLossFunction):
-    r"""Any supported pytorch-metric-learning tuple loss, on synthetic negatives.
-
-    ``SyntheticLoss(loss, synthesizer)(embeddings, labels)`` makes the hard negatives that the
-    loss's own distance finds hardest and gives them to the loss as triplets, with the real batch as
-    queries. Value and gradient are those of the loss with the anchor-negative distance overwritten
-    by the distance of the two curves.
-
-    Args:
-        loss: one of ``CircleLoss``, ``ContrastiveLoss``, ``DynamicSoftMarginLoss``,
-            ``GeneralizedLiftedStructureLoss``, ``IntraPairVarianceLoss``, ``LiftedStructureLoss``,
-            ``MarginLoss``, ``MultiSimilarityLoss``, ``NTXentLoss``, ``SupConLoss``,
-            ``TripletMarginLoss``, ``TupletMarginLoss``, with any reducer and regulariser.
-        synthesizer: an :class:`EmbeddingExpansion` or a :class:`LoOpMiner`. The loss's distance
-            decides normalisation and ``geometry="auto"``.
-
-    Raises:
-        TypeError: ``synthesizer`` is neither of the two.
-        ValueError: a loss that would silently ignore the negatives, or a distance under which
-            curves have no known nearest points; the message has the name and the reason.
-
-    Gradient:
-        As of the inner loss; through each synthetic negative to the ends of both curves.
-
-    Source:
-        LoOp (ICCV 2021), section 3.3, and Embedding Expansion (CVPR 2020), section 3.2, for their
-        losses; carrying the negative over to its anchor is our own.
-
-    Example:
-        >>> import torch
-        >>> from loopml import LoOpMiner
-        >>> from pytorch_metric_learning.losses import MultiSimilarityLoss
-        >>> loss_fn = SyntheticLoss(MultiSimilarityLoss(), LoOpMiner())
-        >>> embeddings = torch.eye(4, requires_grad=True)
-        >>> loss = loss_fn(embeddings, torch.tensor([0, 0, 1, 1]))
-        >>> loss.backward()
-    """
-
-    def __init__(self, loss: BaseMetricLossFunction, synthesizer: Synthesizer) -> None:
-        check_supported(loss)
-        space_of(loss.distance)
-        super().__init__(distance=loss.distance)
-        self.loss = loss
-        self.synthesizer = _checked_synthesizer(synthesizer, optional=False)
-
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        indices_tuple: tuple[Tensor, ...] | None = None,
-        ref_emb: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-    ) -> Any:
-        """What the inner loss returns on the batch with its synthetic negatives.
-
-        Args:
-            embeddings: (n, d) floating point.
-            labels: (n,) integers.
-            indices_tuple: accepted and not used: the tuples are mined here.
-            ref_emb: (m, d) references that positives and negatives come from; default: the batch.
-            ref_labels: (m,) their labels.
-
-        Returns:
-            The inner loss, 0 with a zero gradient where the batch has no tuple.
-
-        Raises:
-            TypeError: an argument is no tensor of its kind.
-            ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
-                the batch does not fit ``pairing="consecutive"``.
-        """
-        check_batch(embeddings, labels, ref_emb, ref_labels)
-        distance: BaseDistance = self.loss.distance
-        return self.loss(
-            *self.synthesizer._synthesize(distance, embeddings, labels, ref_emb, ref_labels)
-        )
-
-
-def _checked_synthesizer(synthesizer: object, *, optional: bool) -> Any:
-    if not isinstance(synthesizer, Synthesizer) and not (optional and synthesizer is None):
-        choices = "an EmbeddingExpansion or a LoOpMiner" + (", or None" if optional else "")
-        got = synthesizer.__name__ if isinstance(synthesizer, type) else type(synthesizer).__name__
-        raise TypeError(f"synthesizer must be {choices}, got {got}")
-    return synthesizer
 
 
 def _farthest_positive(

@@ -1,0 +1,145 @@
+"""The N-pair loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_metric_learning.distances import BaseDistance, DotProductSimilarity
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.regularizers import LpRegularizer
+from torch import Tensor
+
+from loopml._checks import check_batch, check_nonnegative
+from loopml.pairing import pair_up
+from loopml.spaces import seen_by, space_of
+from loopml.synthesis import Synthesizer, check_synthesizer, on_device_of
+
+
+class NPairLoss(BaseMetricLossFunction):
+    r"""N-pair loss on the largest similarity of a positive pair to each negative pair.
+
+    .. math:: \ell_{ap} = \log\Bigl(1 + \sum_q e^{s_{pq} - \langle a, p \rangle}\Bigr)
+
+    over all curves q of other classes, lone samples included. s_pq depends on ``synthesizer``:
+
+    - None: ``<a, q+>`` with q+ the second sample of q: the plain N-pair loss;
+    - an :class:`EmbeddingExpansion`: the largest product of a, p and the points between with the
+      two of q and the points between;
+    - a :class:`LoOpMiner`: the largest product of a point on the one curve with one on the other.
+      On segments, as under the default distance, a product is bilinear and largest at ends of both.
+
+    There is one element per positive pair, taken once.
+
+    Args:
+        synthesizer: None, an :class:`EmbeddingExpansion` or a :class:`LoOpMiner`. Its ``pairing``
+            and geometry are used; all negative curves count, whatever its ``num_negatives``.
+        l2_reg: times the mean squared length of the embeddings, added to the loss.
+        **base_loss_kwargs: ``distance`` (default ``DotProductSimilarity``, not normalised; or
+            normalised, or ``CosineSimilarity``), ``reducer`` (default ``MeanReducer``) and the
+            like. ``l2_reg`` takes the place of ``embedding_regularizer``.
+
+    Raises:
+        TypeError: an option of the wrong type.
+        ValueError: a negative or infinite ``l2_reg``, a distance that is no dot product, or both
+            ``l2_reg`` and ``embedding_regularizer``.
+
+    Gradient:
+        To the ends of the largest of all products, one of them where several tie under None and
+        arcs, shared equally under samples and segments.
+
+    Precision:
+        That of the embeddings, at least float32; it stores p x q similarities and their gradient.
+
+    Source:
+        Sohn, "Improved deep metric learning with multi-class N-pair loss objective" (NeurIPS 2016),
+        equation 7 with one pair per class, and section 3.2.2 for ``l2_reg``; Embedding Expansion
+        (CVPR 2020) and LoOp (ICCV 2021) for the synthetic similarities.
+
+    Example:
+        >>> import torch
+        >>> from loopml import LoOpMiner
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> labels = torch.tensor([0, 0, 1, 1])
+        >>> NPairLoss()(embeddings, labels)
+        tensor(0.7201)
+        >>> NPairLoss(synthesizer=LoOpMiner())(embeddings, labels)
+        tensor(1.0032)
+    """
+
+    def __init__(
+        self,
+        *,
+        synthesizer: Synthesizer | None = None,
+        l2_reg: float = 0.0,
+        **base_loss_kwargs: Any,
+    ) -> None:
+        self.l2_reg = check_nonnegative("l2_reg", l2_reg)
+        if self.l2_reg:
+            if base_loss_kwargs.get("embedding_regularizer") is not None:
+                raise ValueError(
+                    "l2_reg is an embedding_regularizer of its own; give one of the two"
+                )
+            base_loss_kwargs["embedding_regularizer"] = LpRegularizer(p=2, power=2)
+            base_loss_kwargs["embedding_reg_weight"] = self.l2_reg
+        super().__init__(**base_loss_kwargs)
+        self.synthesizer = check_synthesizer(synthesizer, optional=True)
+        space_of(self.distance)
+        if not self.distance.is_inverted or self.distance.power != 1:
+            raise ValueError(
+                "distance must be DotProductSimilarity or CosineSimilarity with power=1 for "
+                f"NPairLoss, got {type(self.distance).__name__}(power={self.distance.power}): "
+                "N-pair is a loss on dot products"
+            )
+
+    def get_default_distance(self) -> BaseDistance:
+        """The raw dot product."""
+        return DotProductSimilarity(normalize_embeddings=False)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The reduced loss; arguments, result and errors as of :meth:`HPHNTripletLoss.forward`."""
+        check_batch(embeddings, labels, ref_emb, ref_labels)
+        loss: Tensor = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        return loss
+
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor,
+    ) -> dict[str, dict[str, Any]]:
+        """One loss element per positive pair, for the reducer."""
+        refs = None if ref_emb is embeddings else ref_emb
+        labels, moved = on_device_of(embeddings, labels, None if refs is None else ref_labels)
+        seen = seen_by(self.distance, embeddings if refs is None else torch.cat([embeddings, refs]))
+        synthesizer = self.synthesizer
+        pairing = "all" if synthesizer is None else synthesizer.pairing
+        rows, cols = pair_up(pairing, embeddings, labels, refs, moved)[:2]
+        allowed = rows.label.unsqueeze(1) != cols.label  # (r, c)
+        (kept,) = allowed.any(1).nonzero(as_tuple=True)
+        if len(kept) == 0:
+            return {"loss": self.zero_loss()}
+        rows, allowed = rows.take(kept), allowed[kept]
+        if synthesizer is None:
+            similarity = seen[rows.first] @ seen[cols.second].T
+        else:
+            curve = synthesizer.curve_in(space_of(self.distance))
+            similarity = curve.products(curve.place(seen), rows, cols)
+        positive = (seen[rows.first] * seen[rows.second]).sum(1, keepdim=True)
+        excess = (similarity - positive).masked_fill(~allowed, -torch.inf)
+        losses = torch.nn.functional.softplus(excess.logsumexp(1)).to(embeddings.dtype)
+        indices = (rows.first, rows.second - (0 if refs is None else len(embeddings)))
+        return {"loss": {"losses": losses, "indices": indices, "reduction_type": "pos_pair"}}
+
+    def extra_repr(self) -> str:
+        """The options, for ``repr``."""
+        return f"l2_reg={self.l2_reg}"

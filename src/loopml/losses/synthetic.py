@@ -1,0 +1,91 @@
+"""Losses of pytorch-metric-learning on synthetic negatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_metric_learning.distances import BaseDistance
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from torch import Tensor
+
+from loopml._checks import check_batch
+from loopml.spaces import space_of
+from loopml.support import check_supported
+from loopml.synthesis import Synthesizer, check_synthesizer
+
+
+class SyntheticLoss(BaseMetricLossFunction):
+    r"""Any supported pytorch-metric-learning tuple loss, on synthetic negatives.
+
+    ``SyntheticLoss(loss, synthesizer)(embeddings, labels)`` makes the hard negatives that the
+    loss's own distance finds hardest and gives them to the loss as triplets, with the real batch as
+    queries. Value and gradient are those of the loss with the anchor-negative distance overwritten
+    by the distance of the two curves.
+
+    Args:
+        loss: one of ``CircleLoss``, ``ContrastiveLoss``, ``DynamicSoftMarginLoss``,
+            ``GeneralizedLiftedStructureLoss``, ``IntraPairVarianceLoss``, ``LiftedStructureLoss``,
+            ``MarginLoss``, ``MultiSimilarityLoss``, ``NTXentLoss``, ``SupConLoss``,
+            ``TripletMarginLoss``, ``TupletMarginLoss``, with any reducer and regulariser.
+        synthesizer: an :class:`EmbeddingExpansion` or a :class:`LoOpMiner`. The loss's distance
+            decides normalisation and ``geometry="auto"``.
+
+    Raises:
+        TypeError: ``synthesizer`` is neither of the two.
+        ValueError: a loss that would silently ignore the negatives, or a distance under which
+            curves have no known nearest points; the message has the name and the reason.
+
+    Gradient:
+        As of the inner loss; through each synthetic negative to the ends of both curves.
+
+    Source:
+        LoOp (ICCV 2021), section 3.3, and Embedding Expansion (CVPR 2020), section 3.2, for their
+        losses; carrying the negative over to its anchor is our own.
+
+    Example:
+        >>> import torch
+        >>> from loopml import LoOpMiner
+        >>> from pytorch_metric_learning.losses import MultiSimilarityLoss
+        >>> loss_fn = SyntheticLoss(MultiSimilarityLoss(), LoOpMiner())
+        >>> embeddings = torch.eye(4, requires_grad=True)
+        >>> loss = loss_fn(embeddings, torch.tensor([0, 0, 1, 1]))
+        >>> loss.backward()
+    """
+
+    def __init__(self, loss: BaseMetricLossFunction, synthesizer: Synthesizer) -> None:
+        check_supported(loss)
+        space_of(loss.distance)
+        super().__init__(distance=loss.distance)
+        self.loss = loss
+        self.synthesizer = check_synthesizer(synthesizer, optional=False)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: tuple[Tensor, ...] | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """What the inner loss returns on the batch with its synthetic negatives.
+
+        Args:
+            embeddings: (n, d) floating point.
+            labels: (n,) integers.
+            indices_tuple: accepted and not used: the tuples are mined here.
+            ref_emb: (m, d) references that positives and negatives come from; default: the batch.
+            ref_labels: (m,) their labels.
+
+        Returns:
+            The inner loss, 0 with a zero gradient where the batch has no tuple.
+
+        Raises:
+            TypeError: an argument is no tensor of its kind.
+            ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
+                the batch does not fit ``pairing="consecutive"``.
+        """
+        check_batch(embeddings, labels, ref_emb, ref_labels)
+        distance: BaseDistance = self.loss.distance
+        return self.loss(
+            *self.synthesizer._synthesize(distance, embeddings, labels, ref_emb, ref_labels)
+        )
