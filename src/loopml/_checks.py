@@ -46,8 +46,21 @@ def check_finite(name: str, x: Tensor) -> None:
         )
 
 
+def check_squares(name: str, x: Tensor) -> None:
+    """Raise if squared distances between rows of ``x`` overflow, and values are readable."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    largest = math.sqrt(torch.finfo(dtype).max / x.shape[-1]) / 8
+    if values_readable(x) and x.numel() and not float(x.detach().abs().amax()) <= largest:
+        check_finite(name, x)
+        raise ValueError(
+            f"{name} must have entries of at most {largest:.0e}, since squared distances are "
+            f"computed in {dtype}, got {float(x.detach().abs().amax()):.0e}; "
+            "scale them or use float64"
+        )
+
+
 def check_embeddings(name: str, x: object) -> None:
-    """Raise unless ``x`` is a finite (n, d) floating point tensor with d >= 1."""
+    """Raise unless ``x`` is an (n, d) floating point tensor with d >= 1 and usable values."""
     check_floating(name, x)
     assert isinstance(x, Tensor)
     if x.ndim != 2 or x.shape[1] == 0:
@@ -55,7 +68,7 @@ def check_embeddings(name: str, x: object) -> None:
             f"{name} must have shape (batch, dim) with dim >= 1, got {tuple(x.shape)}; "
             f"flatten it with {name}.flatten(1)"
         )
-    check_finite(name, x)
+    check_squares(name, x)
 
 
 def check_labels(name: str, labels: object, embeddings_name: str, n: int) -> None:

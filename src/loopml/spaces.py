@@ -60,8 +60,23 @@ def space_of(distance: object) -> Space:
     return DOT_PRODUCT if distance.is_inverted else EUCLIDEAN
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32 if it has less precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def comparable(distance: BaseDistance, embeddings: Tensor) -> Tensor:
+    """The embeddings in at least float32, with no gradient to zero rows that are to be normalised.
+
+    That of ``x / |x|`` at a zero row would be 1e12 times the incoming one.
+    """
+    embeddings = at_least_float32(embeddings)
+    if not distance.normalize_embeddings:
+        return embeddings
+    return embeddings.masked_fill((embeddings.detach() == 0).all(1, keepdim=True), 0)
+
+
 def seen_by(distance: BaseDistance, embeddings: Tensor) -> Tensor:
-    """The embeddings as ``distance`` compares them; half precision in float32."""
-    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-    seen: Tensor = distance.maybe_normalize(embeddings)
+    """The embeddings as ``distance`` compares them; a zero row stays zero."""
+    seen: Tensor = distance.maybe_normalize(comparable(distance, embeddings))
     return seen

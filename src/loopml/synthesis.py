@@ -69,7 +69,7 @@ class Synthesizer:
         if ref_emb is None or ref_labels is None:
             ref_emb, ref_labels, offset = embeddings, labels, 0
         else:
-            offset = len(embeddings)
+            ref_emb, offset = ref_emb.to(embeddings.dtype), len(embeddings)
         rows = torch.arange(len(synthetic), device=labels.device) + len(ref_emb)
         return SyntheticBatch(
             embeddings,

@@ -156,14 +156,15 @@ def sample_weights(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of both endpoints in the point at ``fraction`` of each pair, and its square: (p,).
 
-    An interior point is divided by its length where ``normalize`` says so; a zero one stays zero.
+    An interior point is divided by its length where ``normalize`` says so; one shorter than 1e-12,
+    the threshold of ``torch.nn.functional.normalize``, becomes zero.
     """
     square = gram.diagonal()
     w0, w1 = 1 - fraction, fraction
     sq = w0 * w0 * square[pairs.first] + w1 * w1 * square[pairs.second]
     sq = (sq + 2 * w0 * w1 * gram[pairs.first, pairs.second]).clamp(min=0)
     if normalize and 0 < fraction < 1:
-        scale = torch.where(sq > 0, sq.clamp(min=torch.finfo(sq.dtype).tiny).rsqrt(), 0)
+        scale = torch.where(sq > 1e-24, sq.clamp(min=1e-24).rsqrt(), 0)
         return w0 * scale, w1 * scale, sq * scale * scale
     return torch.full_like(sq, w0), torch.full_like(sq, w1), sq
 

@@ -71,8 +71,11 @@ def onto_plane(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
 def along_anchor(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
     """``z_n`` moved along ``anchor`` until ``<anchor, n'> = <z_p, z_n>``: keeps the dot product.
 
-    A zero anchor has the dot product 0 with everything; ``z_n`` is returned as it is.
+    An anchor that is zero, or so short that n' would be 1e15 long, cannot have that product with
+    anything of use: there ``z_n`` is returned as it is.
     """
     sq_anchor = anchor.square().sum(-1, keepdim=True)
     missing = ((z_p - anchor) * z_n).sum(-1, keepdim=True)
-    return z_n + missing * anchor / torch.where(sq_anchor > 0, sq_anchor, 1)
+    within = (missing.detach() / 1e15).square() < sq_anchor.detach()
+    shift = torch.where(within, missing, 0) / torch.where(within, sq_anchor, 1)
+    return z_n + shift * anchor

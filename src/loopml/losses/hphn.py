@@ -14,7 +14,7 @@ from loopml.curves import Curve, Samples, samples
 from loopml.geometry.evaluate import distance_between
 from loopml.pairing import Pairing, pair_up, positive_mask
 from loopml.selection import smallest, smallest_per_group
-from loopml.spaces import DOT_PRODUCT, space_of
+from loopml.spaces import DOT_PRODUCT, at_least_float32, space_of
 from loopml.synthesis import (
     Negatives,
     Points,
@@ -127,6 +127,7 @@ class HPHNTripletLoss(BaseMetricLossFunction):
                 the batch does not fit ``pairing="consecutive"``.
         """
         check_batch(embeddings, labels, ref_emb, ref_labels)
+        embeddings = at_least_float32(embeddings)
         loss: Tensor = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         return loss
 
@@ -172,7 +173,6 @@ class HPHNTripletLoss(BaseMetricLossFunction):
             losses = torch.nn.functional.softplus(d_ap - d_an)
         else:
             losses = torch.relu(d_ap - d_an + self.margin)
-        losses = losses.to(embeddings.dtype)
         return {"loss": {"losses": losses, "indices": anchor, "reduction_type": "element"}}
 
     def extra_repr(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loopml._checks import check_batch, check_nonnegative
 from loopml.pairing import pair_up
-from loopml.spaces import seen_by, space_of
+from loopml.spaces import at_least_float32, seen_by, space_of
 from loopml.synthesis import Synthesizer, check_synthesizer, on_device_of
 
 
@@ -106,6 +106,7 @@ class NPairLoss(BaseMetricLossFunction):
     ) -> Tensor:
         """The reduced loss; arguments, result and errors as of :meth:`HPHNTripletLoss.forward`."""
         check_batch(embeddings, labels, ref_emb, ref_labels)
+        embeddings = at_least_float32(embeddings)
         loss: Tensor = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         return loss
 
@@ -120,7 +121,10 @@ class NPairLoss(BaseMetricLossFunction):
         """One loss element per positive pair, for the reducer."""
         refs = None if ref_emb is embeddings else ref_emb
         labels, moved = on_device_of(embeddings, labels, None if refs is None else ref_labels)
-        seen = seen_by(self.distance, embeddings if refs is None else torch.cat([embeddings, refs]))
+        seen = seen_by(
+            self.distance,
+            embeddings if refs is None else torch.cat([embeddings, refs.to(embeddings.dtype)]),
+        )
         synthesizer = self.synthesizer
         pairing = "all" if synthesizer is None else synthesizer.pairing
         rows, cols = pair_up(pairing, embeddings, labels, refs, moved)[:2]
@@ -136,7 +140,7 @@ class NPairLoss(BaseMetricLossFunction):
             similarity = curve.products(curve.place(seen), rows, cols)
         positive = (seen[rows.first] * seen[rows.second]).sum(1, keepdim=True)
         excess = (similarity - positive).masked_fill(~allowed, -torch.inf)
-        losses = torch.nn.functional.softplus(excess.logsumexp(1)).to(embeddings.dtype)
+        losses = torch.nn.functional.softplus(excess.logsumexp(1))
         indices = (rows.first, rows.second - (0 if refs is None else len(embeddings)))
         return {"loss": {"losses": losses, "indices": indices, "reduction_type": "pos_pair"}}
 

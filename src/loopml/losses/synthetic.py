@@ -9,7 +9,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 from loopml._checks import check_batch
-from loopml.spaces import space_of
+from loopml.spaces import comparable, space_of
 from loopml.support import check_supported
 from loopml.synthesis import Synthesizer, check_synthesizer
 
@@ -86,6 +86,7 @@ class SyntheticLoss(BaseMetricLossFunction):
         """
         check_batch(embeddings, labels, ref_emb, ref_labels)
         distance: BaseDistance = self.loss.distance
+        embeddings = comparable(distance, embeddings)
         return self.loss(
             *self.synthesizer._synthesize(distance, embeddings, labels, ref_emb, ref_labels)
         )
