@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loopml.geometry.evaluate import distance_between, normalized
+from loopml.geometry.evaluate import distance_between, normalized, wide
 
 
 def onto_sphere(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
@@ -74,8 +74,11 @@ def along_anchor(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
     An anchor that is zero, or so short that n' would be 1e15 long, cannot have that product with
     anything of use: there ``z_n`` is returned as it is.
     """
+    dtype = z_n.dtype
+    # The gradient holds 1 / |a|^4, beyond float32 for an ordinary short anchor.
+    anchor, z_p, z_n = wide(anchor), wide(z_p), wide(z_n)
     sq_anchor = anchor.square().sum(-1, keepdim=True)
     missing = ((z_p - anchor) * z_n).sum(-1, keepdim=True)
     within = (missing.detach() / 1e15).square() < sq_anchor.detach()
     shift = torch.where(within, missing, 0) / torch.where(within, sq_anchor, 1)
-    return z_n + shift * anchor
+    return (z_n + shift * anchor).to(dtype)
