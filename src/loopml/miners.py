@@ -9,11 +9,12 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from loopml._checks import check_batch, check_choice, check_count
-from loopml._types import SyntheticBatch
+from loopml._types import Closest, SyntheticBatch
 from loopml.curves import Arcs, Curve, Segments, samples
 from loopml.pairing import PAIRINGS, pair_up
 from loopml.spaces import DOT_PRODUCT, EUCLIDEAN, SPHERE, Space, space_of
 from loopml.synthesis import (
+    STATS,
     Negatives,
     Points,
     Synthesizer,
@@ -21,6 +22,7 @@ from loopml.synthesis import (
     measure,
     on_device_of,
     points_of,
+    stats_of,
 )
 
 # Tuples whose endpoints are measured at once when an index miner returns all of them.
@@ -52,7 +54,10 @@ class LoOpMiner(BaseMiner, Synthesizer):
             the paper's code.
         num_negatives: nearest negative pairs per positive pair; None takes all.
         **base_miner_kwargs: ``distance`` (default ``LpDistance()``, normalised) and
-            ``collect_stats``, as every pytorch-metric-learning miner.
+            ``collect_stats``, as every pytorch-metric-learning miner. The stats of the last batch
+            are ``num_tuples``, the mean distances ``hardest_real_negative`` (nearest ends) and
+            ``hardest_synthetic_negative`` (nearest points), and ``interior_share``, the share of
+            tuples whose nearest points are ends of neither curve.
 
     Raises:
         ValueError: an unknown geometry or pairing, ``num_negatives`` below 1, or a distance under
@@ -95,6 +100,7 @@ class LoOpMiner(BaseMiner, Synthesizer):
             check_count("num_negatives", num_negatives, minimum=1)
         self.num_negatives = num_negatives
         space_of(self.distance)
+        self.add_to_recordable_attributes(list_of_names=list(STATS), is_stat=True)
 
     def forward(
         self,
@@ -137,8 +143,16 @@ class LoOpMiner(BaseMiner, Synthesizer):
         points = points_of(self.distance, curve, embeddings, references[0])
         pairing = pair_up(self.pairing, embeddings, labels, references[0], moved)
         negatives = choose(curve, points, pairing, self.num_negatives)
-        endpoint = _heavier_endpoint(curve, points, negatives)
+        nearest = _measure_in_chunks(curve, points, negatives)
+        self._record(points, negatives, nearest)
+        first, second, _ = negatives.curve
+        endpoint = torch.where(nearest.t <= 0.5, first, second)
         return negatives.anchor, negatives.positive - offset, endpoint - offset
+
+    def _record(self, points: Points, negatives: Negatives, nearest: Closest) -> None:
+        if self.collect_stats:
+            for name, value in stats_of(points, negatives, nearest).items():
+                setattr(self, name, value)
 
     def synthesize(
         self,
@@ -194,15 +208,14 @@ class LoOpMiner(BaseMiner, Synthesizer):
         )
 
 
-@torch.no_grad()
-def _heavier_endpoint(curve: Curve, points: Points, negatives: Negatives) -> Tensor:
-    """The row of each negative curve with the larger weight at the minimum: (m,)."""
+def _measure_in_chunks(curve: Curve, points: Points, negatives: Negatives) -> Closest:
+    """As ``measure``, without the points, so that all tuples of a batch fit into memory."""
     chunks = []
-    for start in range(0, len(negatives.anchor), _CHUNK):
+    for start in range(0, max(1, len(negatives.anchor)), _CHUNK):
         block = slice(start, start + _CHUNK)
         part = Negatives(
             negatives.anchor[block], negatives.positive[block], negatives.curve.take(block)
         )
-        t = measure(curve, points, part).t
-        chunks.append(torch.where(t <= 0.5, part.curve.first, part.curve.second))
-    return torch.cat(chunks) if chunks else negatives.anchor
+        chunks.append(measure(curve, points, part))
+    s, t, _, _, distance = (torch.cat(column) for column in zip(*chunks, strict=True))
+    return Closest(s, t, s.new_empty(0), s.new_empty(0), distance)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loopml._types import Closest, Pairs, SyntheticBatch
 from loopml.curves import Curve, Segments
+from loopml.geometry.evaluate import distance_between
 from loopml.geometry.transplant import onto_sphere_at_distance
 from loopml.pairing import Pairing, pair_up
 from loopml.spaces import SPHERE, Space, seen_by, space_of
@@ -31,6 +32,14 @@ class Negatives(NamedTuple):
     curve: Pairs  # (m,) the negative curves
 
 
+STATS = (
+    "num_tuples",
+    "hardest_real_negative",
+    "hardest_synthetic_negative",
+    "interior_share",
+)
+
+
 class Synthesizer:
     """A way to make the hard negatives of a batch; ``LoOpMiner`` or ``EmbeddingExpansion``."""
 
@@ -44,6 +53,9 @@ class Synthesizer:
     def anchor_curve_in(self, space: Space) -> Curve | None:
         """The curve of an ordered pair that belongs to its anchor, if that differs."""
         raise NotImplementedError
+
+    def _record(self, points: Points, negatives: Negatives, nearest: Closest) -> None:
+        """Keep the stats of these tuples, where the synthesizer collects any."""
 
     def _synthesize(
         self,
@@ -61,6 +73,7 @@ class Synthesizer:
         pairing = pair_up(self.pairing, embeddings, labels, ref_emb, ref_labels)
         negatives = choose(curve, points, pairing, self.num_negatives)
         nearest = measure(curve, points, negatives)
+        self._record(points, negatives, nearest)
         anchor = points.seen.index_select(0, negatives.anchor)
         # Points inside the sphere cannot be rotated onto it.
         inside = space is SPHERE and isinstance(curve, Segments)
@@ -125,6 +138,24 @@ def measure(curve: Curve, points: Points, negatives: Negatives) -> Closest:
     # index_select, not indexing: its gradient adds rows, in a fraction of the time on the CPU.
     gathered = points.placed.index_select(0, rows.flatten())
     return curve.measure(gathered.view(*rows.shape, points.placed.shape[1]))
+
+
+@torch.no_grad()
+def stats_of(points: Points, negatives: Negatives, nearest: Closest) -> dict[str, float]:
+    """What ``collect_stats`` records of tuples of curves; it reads values, so it syncs a GPU.
+
+    The mean distance to the negative, of the nearest ends and of the curves themselves, and the
+    share of tuples whose nearest points are ends of neither curve.
+    """
+    m = len(negatives.anchor)
+    if m == 0:
+        return dict.fromkeys(STATS, 0.0)
+    p = points.placed[torch.stack([negatives.anchor, negatives.positive], 1)]  # (m, 2, d)
+    q = points.placed[torch.stack([negatives.curve.first, negatives.curve.second], 1)]
+    real = distance_between(p.unsqueeze(2), q.unsqueeze(1)).flatten(1).amin(1)
+    interior = (nearest.s * (1 - nearest.s) * nearest.t * (1 - nearest.t)) > 0
+    means = (real.mean(), nearest.distance.mean(), interior.to(real.dtype).mean())
+    return dict(zip(STATS, (float(m), *(float(mean) for mean in means)), strict=True))
 
 
 def check_synthesizer(synthesizer: object, *, optional: bool) -> Any:

@@ -16,6 +16,7 @@ from loopml.pairing import Pairing, pair_up, positive_mask
 from loopml.selection import smallest, smallest_per_group
 from loopml.spaces import DOT_PRODUCT, at_least_float32, space_of
 from loopml.synthesis import (
+    STATS,
     Negatives,
     Points,
     Synthesizer,
@@ -23,6 +24,7 @@ from loopml.synthesis import (
     measure,
     on_device_of,
     points_of,
+    stats_of,
 )
 
 
@@ -49,7 +51,8 @@ class HPHNTripletLoss(BaseMetricLossFunction):
         synthesizer: None, an :class:`EmbeddingExpansion` or a :class:`LoOpMiner`. Its ``pairing``
             and geometry are used; the distance is this loss's, and ``num_negatives`` has no part.
         **base_loss_kwargs: ``distance`` (``LpDistance`` with p=2, normalised by default),
-            ``reducer`` (default ``MeanReducer``), ``embedding_regularizer`` and the like.
+            ``reducer`` (default ``MeanReducer``), ``embedding_regularizer``, ``collect_stats``
+            (those of :class:`LoOpMiner`, over anchors) and the like.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -100,6 +103,7 @@ class HPHNTripletLoss(BaseMetricLossFunction):
                 "similarities; use LpDistance()"
             )
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
+        self.add_to_recordable_attributes(list_of_names=list(STATS), is_stat=True)
 
     def forward(
         self,
@@ -128,6 +132,8 @@ class HPHNTripletLoss(BaseMetricLossFunction):
         """
         check_batch(embeddings, labels, ref_emb, ref_labels)
         embeddings = at_least_float32(embeddings)
+        if len(embeddings) == 0:
+            return embeddings.sum()  # the mean of a regulariser would be 0 / 0
         loss: Tensor = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         return loss
 
@@ -166,7 +172,11 @@ class HPHNTripletLoss(BaseMetricLossFunction):
             return {"loss": self.zero_loss()}
         ends = points.seen.index_select(0, torch.cat([anchor, positive[anchor]]))
         d_ap = distance_between(*ends.chunk(2))
-        d_an = measure(curve, points, negatives).distance
+        nearest = measure(curve, points, negatives)
+        if self.collect_stats:
+            for name, value in stats_of(points, negatives, nearest).items():
+                setattr(self, name, value)
+        d_an = nearest.distance
         if self.distance.power != 1:
             d_ap, d_an = d_ap**self.distance.power, d_an**self.distance.power
         if self.soft_margin:

@@ -107,6 +107,8 @@ class NPairLoss(BaseMetricLossFunction):
         """The reduced loss; arguments, result and errors as of :meth:`HPHNTripletLoss.forward`."""
         check_batch(embeddings, labels, ref_emb, ref_labels)
         embeddings = at_least_float32(embeddings)
+        if len(embeddings) == 0:
+            return embeddings.sum()  # the mean of a regulariser would be 0 / 0
         loss: Tensor = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         return loss
 

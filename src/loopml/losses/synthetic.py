@@ -87,6 +87,8 @@ class SyntheticLoss(BaseMetricLossFunction):
         check_batch(embeddings, labels, ref_emb, ref_labels)
         distance: BaseDistance = self.loss.distance
         embeddings = comparable(distance, embeddings)
+        if len(embeddings) == 0:
+            return embeddings.sum()  # the mean of a regulariser would be 0 / 0
         return self.loss(
             *self.synthesizer._synthesize(distance, embeddings, labels, ref_emb, ref_labels)
         )
