@@ -141,24 +141,25 @@ class Samples:
 
     def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
         """As :class:`Curve`."""
-        with torch.autocast(points.device.type, enabled=False):
-            gram = points @ points.T
         fractions = (self.p_fractions, self.q_fractions)
-        return -sample_scores(gram, rows, cols, *fractions, self.normalize, similarity=True)
+        return -sample_scores(
+            points @ points.T, rows, cols, *fractions, self.normalize, similarity=True
+        )
 
-    @torch.no_grad()
     def _nearest_samples(
         self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor
     ) -> tuple[Tensor, Tensor]:
-        s, t = p0.new_tensor(self.p_fractions), p0.new_tensor(self.q_fractions)
-        points_p = self._point(s, p0.unsqueeze(-2), p1.unsqueeze(-2))  # (m, k, d)
-        points_q = self._point(t, q0.unsqueeze(-2), q1.unsqueeze(-2))  # (m, l, d)
-        score = -(points_p @ points_q.mT)  # (m, k, l)
-        if not self.similarity:
-            sq_p, sq_q = points_p.square().sum(-1), points_q.square().sum(-1)
-            score = sq_p.unsqueeze(-1) + sq_q.unsqueeze(-2) + 2 * score
-        best = score.flatten(-2).argmin(-1)
-        return s[best.div(len(t), rounding_mode="floor")], t[best % len(t)]
+        # A block, not a decorator: dynamo cannot trace a decorated method of an object it made.
+        with torch.no_grad():
+            s, t = p0.new_tensor(self.p_fractions), p0.new_tensor(self.q_fractions)
+            points_p = self._point(s, p0.unsqueeze(-2), p1.unsqueeze(-2))  # (m, k, d)
+            points_q = self._point(t, q0.unsqueeze(-2), q1.unsqueeze(-2))  # (m, l, d)
+            score = -(points_p @ points_q.mT)  # (m, k, l)
+            if not self.similarity:
+                sq_p, sq_q = points_p.square().sum(-1), points_q.square().sum(-1)
+                score = sq_p.unsqueeze(-1) + sq_q.unsqueeze(-2) + 2 * score
+            best = score.flatten(-2).argmin(-1)
+            return s[best.div(len(t), rounding_mode="floor")], t[best % len(t)]
 
     def _point(self, s: Tensor, p0: Tensor, p1: Tensor) -> Tensor:
         s = s.unsqueeze(-1)

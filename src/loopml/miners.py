@@ -12,7 +12,7 @@ from loopml._checks import check_batch, check_choice, check_count
 from loopml._types import Closest, SyntheticBatch
 from loopml.curves import Arcs, Curve, Segments, samples
 from loopml.pairing import PAIRINGS, pair_up
-from loopml.spaces import DOT_PRODUCT, EUCLIDEAN, SPHERE, Space, space_of
+from loopml.spaces import DOT_PRODUCT, EUCLIDEAN, SPHERE, Space, full_precision, space_of
 from loopml.synthesis import (
     STATS,
     Negatives,
@@ -140,10 +140,11 @@ class LoOpMiner(BaseMiner, Synthesizer):
         offset = 0 if ref_emb is embeddings else len(embeddings)
         labels, moved = on_device_of(embeddings, labels, references[1])
         curve = self.curve_in(space_of(self.distance))
-        points = points_of(self.distance, curve, embeddings, references[0])
         pairing = pair_up(self.pairing, embeddings, labels, references[0], moved)
-        negatives = choose(curve, points, pairing, self.num_negatives)
-        nearest = _measure_in_chunks(curve, points, negatives)
+        with full_precision(embeddings):
+            points = points_of(self.distance, curve, embeddings, references[0])
+            negatives = choose(curve, points, pairing, self.num_negatives)
+            nearest = _measure_in_chunks(curve, points, negatives)
         self._record(points, negatives, nearest)
         first, second, _ = negatives.curve
         endpoint = torch.where(nearest.t <= 0.5, first, second)
@@ -212,10 +213,6 @@ def _measure_in_chunks(curve: Curve, points: Points, negatives: Negatives) -> Cl
     """As ``measure``, without the points, so that all tuples of a batch fit into memory."""
     chunks = []
     for start in range(0, max(1, len(negatives.anchor)), _CHUNK):
-        block = slice(start, start + _CHUNK)
-        part = Negatives(
-            negatives.anchor[block], negatives.positive[block], negatives.curve.take(block)
-        )
-        chunks.append(measure(curve, points, part))
+        chunks.append(measure(curve, points, negatives.take(slice(start, start + _CHUNK))))
     s, t, _, _, distance = (torch.cat(column) for column in zip(*chunks, strict=True))
     return Closest(s, t, s.new_empty(0), s.new_empty(0), distance)

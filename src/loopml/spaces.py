@@ -65,6 +65,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context in which autocast leaves products of float32 as they are."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def comparable(distance: BaseDistance, embeddings: Tensor) -> Tensor:
     """The embeddings in at least float32, with no gradient to zero rows that are to be normalised.
 

@@ -13,7 +13,7 @@ from loopml.curves import Curve, Segments
 from loopml.geometry.evaluate import distance_between
 from loopml.geometry.transplant import onto_sphere_at_distance
 from loopml.pairing import Pairing, pair_up
-from loopml.spaces import SPHERE, Space, seen_by, space_of
+from loopml.spaces import SPHERE, Space, full_precision, seen_by, space_of
 
 
 class Points(NamedTuple):
@@ -30,6 +30,10 @@ class Negatives(NamedTuple):
     anchor: Tensor  # (m,)
     positive: Tensor  # (m,)
     curve: Pairs  # (m,) the negative curves
+
+    def take(self, index: Tensor | slice) -> Negatives:
+        """The tuples at ``index``."""
+        return Negatives(self.anchor[index], self.positive[index], self.curve.take(index))
 
 
 STATS = (
@@ -69,16 +73,17 @@ class Synthesizer:
         space = space_of(distance)
         curve = self.curve_in(space)
         labels, ref_labels = on_device_of(embeddings, labels, ref_labels)
-        points = points_of(distance, curve, embeddings, ref_emb)
-        pairing = pair_up(self.pairing, embeddings, labels, ref_emb, ref_labels)
-        negatives = choose(curve, points, pairing, self.num_negatives)
-        nearest = measure(curve, points, negatives)
-        self._record(points, negatives, nearest)
-        anchor = points.seen.index_select(0, negatives.anchor)
-        # Points inside the sphere cannot be rotated onto it.
-        inside = space is SPHERE and isinstance(curve, Segments)
-        transplant = onto_sphere_at_distance if inside else space.transplant
-        synthetic = transplant(anchor, nearest.point_p, nearest.point_q)
+        with full_precision(embeddings):
+            points = points_of(distance, curve, embeddings, ref_emb)
+            pairing = pair_up(self.pairing, embeddings, labels, ref_emb, ref_labels)
+            negatives = choose(curve, points, pairing, self.num_negatives)
+            nearest = measure(curve, points, negatives)
+            self._record(points, negatives, nearest)
+            anchor = points.seen.index_select(0, negatives.anchor)
+            # Points inside the sphere cannot be rotated onto it.
+            inside = space is SPHERE and isinstance(curve, Segments)
+            transplant = onto_sphere_at_distance if inside else space.transplant
+            synthetic = transplant(anchor, nearest.point_p, nearest.point_q)
         if ref_emb is None or ref_labels is None:
             ref_emb, ref_labels, offset = embeddings, labels, 0
         else:
@@ -101,19 +106,21 @@ def on_device_of(
     return labels.to(embeddings.device), moved
 
 
+def with_references(embeddings: Tensor, ref_emb: Tensor | None) -> Tensor:
+    """The batch, then its references."""
+    return embeddings if ref_emb is None else torch.cat([embeddings, ref_emb.to(embeddings.dtype)])
+
+
 def points_of(
     distance: BaseDistance, curve: Curve, embeddings: Tensor, ref_emb: Tensor | None
 ) -> Points:
     """The points of a batch, and the Gram matrix that the search chooses by."""
-    if ref_emb is not None:
-        embeddings = torch.cat([embeddings, ref_emb.to(embeddings.dtype)])
-    seen = seen_by(distance, embeddings)
+    seen = seen_by(distance, with_references(embeddings, ref_emb))
     placed = curve.place(seen)
     located = placed.detach()
     if curve.translates and len(located):
         located = located - located.mean(0)
-    with torch.autocast(located.device.type, enabled=False):
-        return Points(seen, placed, located @ located.T)
+    return Points(seen, placed, located @ located.T)
 
 
 @torch.no_grad()

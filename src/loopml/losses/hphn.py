@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
-from loopml._checks import check_batch, check_flag, check_nonnegative
-from loopml._types import Pairs
+from loopml._checks import check_flag, check_nonnegative
+from loopml._types import Closest, Pairs
 from loopml.curves import Curve, Samples, samples
 from loopml.geometry.evaluate import distance_between
+from loopml.losses.mined import Elements, MinedLoss
 from loopml.pairing import Pairing, pair_up, positive_mask
 from loopml.selection import smallest, smallest_per_group
-from loopml.spaces import DOT_PRODUCT, at_least_float32, space_of
+from loopml.spaces import DOT_PRODUCT, space_of
 from loopml.synthesis import (
     STATS,
     Negatives,
@@ -22,13 +22,12 @@ from loopml.synthesis import (
     Synthesizer,
     check_synthesizer,
     measure,
-    on_device_of,
     points_of,
     stats_of,
 )
 
 
-class HPHNTripletLoss(BaseMetricLossFunction):
+class HPHNTripletLoss(MinedLoss):
     r"""Triplet loss on the hardest positive and the hardest negative of each anchor.
 
     .. math:: \ell_a = \max(0,\; d_{ap} - d_{an} + m)
@@ -105,129 +104,78 @@ class HPHNTripletLoss(BaseMetricLossFunction):
         self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=list(STATS), is_stat=True)
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        indices_tuple: tuple[Tensor, ...] | None = None,
-        ref_emb: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-    ) -> Tensor:
-        """The reduced loss.
-
-        Args:
-            embeddings: (n, d) floating point.
-            labels: (n,) integers.
-            indices_tuple: accepted and not used: this loss mines for itself.
-            ref_emb: (m, d) references that positives and negatives come from; default: the batch.
-            ref_labels: (m,) their labels.
-
-        Returns:
-            A scalar, 0 with a zero gradient where no row is an anchor; what the reducer returns.
-
-        Raises:
-            TypeError: an argument is no tensor of its kind.
-            ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
-                the batch does not fit ``pairing="consecutive"``.
-        """
-        check_batch(embeddings, labels, ref_emb, ref_labels)
-        embeddings = at_least_float32(embeddings)
-        if len(embeddings) == 0:
-            return embeddings.sum()  # the mean of a regulariser would be 0 / 0
-        loss: Tensor = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        return loss
-
-    def compute_loss(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        indices_tuple: tuple[Tensor, ...] | None,
-        ref_emb: Tensor,
-        ref_labels: Tensor,
-    ) -> dict[str, dict[str, Any]]:
-        """One loss element per anchor, for the reducer."""
-        refs = None if ref_emb is embeddings else ref_emb
-        labels, ref_labels_or_none = on_device_of(
-            embeddings, labels, None if refs is None else ref_labels
-        )
+    def elements(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+    ) -> Elements | None:
+        """One element per row of the batch; it counts where the row is an anchor."""
         space = space_of(self.distance)
-        if self.synthesizer is None:
+        synthesizer = self.synthesizer
+        if synthesizer is None:
             curve: Curve = samples(0, normalize=False, similarity=False)
         else:
-            curve = self.synthesizer.curve_in(space)
-        points = points_of(self.distance, curve, embeddings, refs)
-        positive, has_positive = _farthest_positive(
-            points, embeddings, labels, refs, ref_labels_or_none
-        )
-        if self.synthesizer is None:
-            negatives = _nearest_rows(points, labels, ref_labels_or_none, has_positive)
+            curve = synthesizer.curve_in(space)
+        points = points_of(self.distance, curve, embeddings, ref_emb)
+        mask = positive_mask(embeddings, labels, ref_emb, ref_labels)
+        positive = _farthest_positive(points, mask)
+        if synthesizer is None:
+            negatives, valid = _nearest_rows(points, labels, ref_labels, mask.any(1))
         else:
-            curve = self.synthesizer.anchor_curve_in(space) or curve
-            pairing = pair_up(
-                self.synthesizer.pairing, embeddings, labels, refs, ref_labels_or_none
-            )
-            negatives = _nearest_curves(curve, points, pairing, len(labels))
-        anchor = negatives.anchor
-        if len(anchor) == 0:
-            return {"loss": self.zero_loss()}
-        ends = points.seen.index_select(0, torch.cat([anchor, positive[anchor]]))
-        d_ap = distance_between(*ends.chunk(2))
+            pairing = pair_up(synthesizer.pairing, embeddings, labels, ref_emb, ref_labels)
+            if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
+                return None
+            curve = synthesizer.anchor_curve_in(space) or curve
+            negatives, valid = _nearest_curves(curve, points, pairing, len(labels))
         nearest = measure(curve, points, negatives)
         if self.collect_stats:
-            for name, value in stats_of(points, negatives, nearest).items():
+            counted = Closest(*(x[valid] for x in nearest))
+            for name, value in stats_of(points, negatives.take(valid), counted).items():
                 setattr(self, name, value)
-        d_an = nearest.distance
+        ends = points.seen.index_select(0, torch.cat([negatives.anchor, positive]))
+        d_ap, d_an = distance_between(*ends.chunk(2)), nearest.distance
         if self.distance.power != 1:
             d_ap, d_an = d_ap**self.distance.power, d_an**self.distance.power
         if self.soft_margin:
             losses = torch.nn.functional.softplus(d_ap - d_an)
         else:
             losses = torch.relu(d_ap - d_an + self.margin)
-        return {"loss": {"losses": losses, "indices": anchor, "reduction_type": "element"}}
+        return Elements(losses, valid, (negatives.anchor,), "element")
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
         return f"margin={self.margin}, soft_margin={self.soft_margin}"
 
 
-def _farthest_positive(
-    points: Points,
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_emb: Tensor | None,
-    ref_labels: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The index of each row's farthest positive among all points, and whether it has one: (n,)."""
-    n = len(labels)
-    offset = 0 if ref_emb is None else n
-    with torch.no_grad():
-        square = points.gram.diagonal()
-        # The square of the row itself is the same for all of its positives.
-        nearness = 2 * points.gram[:n, offset:] - square[offset:]
-        mask = positive_mask(embeddings, labels, ref_emb, ref_labels)
-        index, _ = smallest(nearness, mask, 1)
-    return index.squeeze(1) + offset, index.squeeze(1) >= 0
+@torch.no_grad()
+def _farthest_positive(points: Points, mask: Tensor) -> Tensor:
+    """The index, among all points, of the farthest positive of each row; any, where it has none."""
+    n, m = mask.shape
+    offset = len(points.gram) - m
+    # The square of the row itself is the same for all of its positives.
+    nearness = 2 * points.gram[:n, offset:] - points.gram.diagonal()[offset:]
+    return smallest(nearness, mask, 1)[0].squeeze(1).clamp(min=0) + offset
 
 
 @torch.no_grad()
 def _nearest_rows(
     points: Points, labels: Tensor, ref_labels: Tensor | None, has_positive: Tensor
-) -> Negatives:
-    """Each anchor with its nearest negative row, as curves of one point."""
+) -> tuple[Negatives, Tensor]:
+    """Each row with its nearest negative row, as curves of one point, and whether it counts."""
     n = len(labels)
     offset = 0 if ref_labels is None else n
     ref_labels = labels if ref_labels is None else ref_labels
     farness = points.gram.diagonal()[offset:] - 2 * points.gram[:n, offset:]
-    index, _ = smallest(farness, labels.unsqueeze(1) != ref_labels, 1)
-    (anchor,) = (has_positive & (index.squeeze(1) >= 0)).nonzero(as_tuple=True)
-    nearest = index[anchor, 0]
-    row = nearest + offset
-    return Negatives(anchor, anchor, Pairs(row, row, ref_labels[nearest]))
+    index = smallest(farness, labels.unsqueeze(1) != ref_labels, 1)[0].squeeze(1)
+    anchor = torch.arange(n, device=labels.device)
+    nearest = index.clamp(min=0)
+    negative = Pairs(nearest + offset, nearest + offset, ref_labels[nearest])
+    return Negatives(anchor, anchor, negative), has_positive & (index >= 0)
 
 
 @torch.no_grad()
-def _nearest_curves(curve: Curve, points: Points, pairing: Pairing, n: int) -> Negatives:
-    """Each anchor's curve that comes nearest to a negative curve, with that one.
+def _nearest_curves(
+    curve: Curve, points: Points, pairing: Pairing, n: int
+) -> tuple[Negatives, Tensor]:
+    """Each row's curve that comes nearest to a negative curve, with that one, and whether it has.
 
     Sampled points belong to one end of their curve, so each ordered pair is searched for itself;
     an arc or segment belongs to both and is searched once.
@@ -237,7 +185,9 @@ def _nearest_curves(curve: Curve, points: Points, pairing: Pairing, n: int) -> N
     else:
         index, value = curve.nearest(points.gram, pairing.positives, pairing.negatives, 1)
         index, value = index[pairing.curve], value[pairing.curve]
-    best, found = smallest_per_group(value.squeeze(1), pairing.anchor, n)
-    (anchor,) = found.nonzero(as_tuple=True)
-    pair = best[anchor]
-    return Negatives(anchor, pairing.positive[pair], pairing.negatives.take(index[pair, 0]))
+    pair, found = smallest_per_group(value.squeeze(1), pairing.anchor, n)
+    # A row on no curve stands for itself: its own numbers are finite, and are left out.
+    row = torch.arange(n, device=pair.device)
+    positive = torch.where(found, pairing.positive[pair], row)
+    negative = pairing.negatives.take(index[pair, 0].clamp(min=0))
+    return Negatives(row, positive, negative), found

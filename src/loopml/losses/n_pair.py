@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 from pytorch_metric_learning.distances import BaseDistance, DotProductSimilarity
-from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import Tensor
 
-from loopml._checks import check_batch, check_nonnegative
+from loopml._checks import check_nonnegative
+from loopml.losses.mined import Elements, MinedLoss
 from loopml.pairing import pair_up
-from loopml.spaces import at_least_float32, seen_by, space_of
-from loopml.synthesis import Synthesizer, check_synthesizer, on_device_of
+from loopml.spaces import seen_by, space_of
+from loopml.synthesis import Synthesizer, check_synthesizer, with_references
 
 
-class NPairLoss(BaseMetricLossFunction):
+class NPairLoss(MinedLoss):
     r"""N-pair loss on the largest similarity of a positive pair to each negative pair.
 
     .. math:: \ell_{ap} = \log\Bigl(1 + \sum_q e^{s_{pq} - \langle a, p \rangle}\Bigr)
@@ -96,55 +96,29 @@ class NPairLoss(BaseMetricLossFunction):
         """The raw dot product."""
         return DotProductSimilarity(normalize_embeddings=False)
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        indices_tuple: tuple[Tensor, ...] | None = None,
-        ref_emb: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-    ) -> Tensor:
-        """The reduced loss; arguments, result and errors as of :meth:`HPHNTripletLoss.forward`."""
-        check_batch(embeddings, labels, ref_emb, ref_labels)
-        embeddings = at_least_float32(embeddings)
-        if len(embeddings) == 0:
-            return embeddings.sum()  # the mean of a regulariser would be 0 / 0
-        loss: Tensor = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        return loss
-
-    def compute_loss(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        indices_tuple: tuple[Tensor, ...] | None,
-        ref_emb: Tensor,
-        ref_labels: Tensor,
-    ) -> dict[str, dict[str, Any]]:
-        """One loss element per positive pair, for the reducer."""
-        refs = None if ref_emb is embeddings else ref_emb
-        labels, moved = on_device_of(embeddings, labels, None if refs is None else ref_labels)
-        seen = seen_by(
-            self.distance,
-            embeddings if refs is None else torch.cat([embeddings, refs.to(embeddings.dtype)]),
-        )
+    def elements(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+    ) -> Elements | None:
+        """One element per positive pair; it counts where there is a negative."""
         synthesizer = self.synthesizer
         pairing = "all" if synthesizer is None else synthesizer.pairing
-        rows, cols = pair_up(pairing, embeddings, labels, refs, moved)[:2]
-        allowed = rows.label.unsqueeze(1) != cols.label  # (r, c)
-        (kept,) = allowed.any(1).nonzero(as_tuple=True)
-        if len(kept) == 0:
-            return {"loss": self.zero_loss()}
-        rows, allowed = rows.take(kept), allowed[kept]
+        rows, cols = pair_up(pairing, embeddings, labels, ref_emb, ref_labels)[:2]
+        if len(rows.first) == 0 or len(cols.first) == 0:
+            return None
+        seen = seen_by(self.distance, with_references(embeddings, ref_emb))
         if synthesizer is None:
             similarity = seen[rows.first] @ seen[cols.second].T
         else:
             curve = synthesizer.curve_in(space_of(self.distance))
             similarity = curve.products(curve.place(seen), rows, cols)
         positive = (seen[rows.first] * seen[rows.second]).sum(1, keepdim=True)
-        excess = (similarity - positive).masked_fill(~allowed, -torch.inf)
+        allowed = rows.label.unsqueeze(1) != cols.label  # (r, c)
+        valid = allowed.any(1)
+        # A row without negatives has no finite logsumexp; it is given one, and left out later.
+        excess = (similarity - positive).masked_fill(~allowed & valid.unsqueeze(1), -torch.inf)
         losses = torch.nn.functional.softplus(excess.logsumexp(1))
-        indices = (rows.first, rows.second - (0 if refs is None else len(embeddings)))
-        return {"loss": {"losses": losses, "indices": indices, "reduction_type": "pos_pair"}}
+        offset = 0 if ref_emb is None else len(embeddings)
+        return Elements(losses, valid, (rows.first, rows.second - offset), "pos_pair")
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
