@@ -28,7 +28,6 @@ from loopml.geometry.evaluate import (
     narrowed,
     normalized,
     stacked,
-    touch_tolerance,
     wide,
 )
 
@@ -83,35 +82,41 @@ def top_left_singular(xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor) -> tuple[T
 
 def solve_cones(
     xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor, p: Cone, q: Cone
-) -> tuple[Tensor, Tensor]:
-    """Fractions (s, t) that maximise ``x^T [[xx, xy], [yx, yy]] y`` over two cones."""
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The unit vectors of two cones that maximise ``x^T [[xx, xy], [yx, yy]] y``."""
     # Starts on the arc of p: the singular vector and both ends; on that of q: both ends.
-    zero = torch.zeros_like(xx)
     u = p.answer(*top_left_singular(xx, xy, yx, yy))
-    p_cos, p_sin = p.cos_half + zero, p.sin_half + zero
-    q_cos, q_sin = q.cos_half + zero, q.sin_half + zero
+    p_cos, p_sin, q_cos, q_sin = (side.expand_as(xx) for side in (*p, *q))
     px, py = torch.stack([u[0], p_cos, p_cos]), torch.stack([u[1], p_sin, -p_sin])  # (3, ...)
     qx, qy = torch.stack([q_cos, q_cos]), torch.stack([q_sin, -q_sin])  # (2, ...)
     q_best = q.answer(xx * px + yx * py, xy * px + yy * py)
     p_best = p.answer(xx * qx + xy * qy, yx * qx + yy * qy)
     px, py = torch.cat([px, p_best[0]]), torch.cat([py, p_best[1]])
     qx, qy = torch.cat([q_best[0], qx]), torch.cat([q_best[1], qy])
-    best = (px * (xx * qx + xy * qy) + py * (yx * qx + yy * qy)).argmax(0, keepdim=True)
+    value = px * (xx * qx + xy * qy) + py * (yx * qx + yy * qy)
+    # An end of an arc is exact, the singular vector is rounded: it has to be better by more.
+    value = torch.cat([value[:1] - 2 * torch.finfo(value.dtype).eps, value[1:]])
+    best = value.argmax(0, keepdim=True)
     px, py, qx, qy = (axis.gather(0, best).squeeze(0) for axis in (px, py, qx, qy))
-    return p.fraction(px, py), q.fraction(qx, qy)
+    return (px, py), (qx, qy)
+
+
+def inverse_length(sq_length: Tensor, least: float | None = None) -> Tensor:
+    """``1 / sqrt(sq_length)``, and 0 below ``least``, where the vector is rounding of its terms.
+
+    By default that is a length of 1.6e-10 in float64.
+    """
+    least = torch.finfo(sq_length.dtype).eps ** 1.25 if least is None else least
+    return torch.where(sq_length > least, sq_length.clamp(min=least).rsqrt(), 0)
 
 
 def span(sq_middle: Tensor, sq_along: Tensor, least: float | None = None) -> Span:
     """The span of an arc, from ``|p0 + p1|^2`` and ``|p1 - p0|^2``.
 
     The same endpoints make a point, a cone without width. Opposite ones have no unique arc: their
-    middle counts as zero, which leaves the two endpoints alone. Both hold below ``least``, where
-    the vector is the rounding of its terms; by default that is a length of 1.6e-10 in float64.
+    middle counts as zero, which leaves the two endpoints alone.
     """
-    least = torch.finfo(sq_middle.dtype).eps ** 1.25 if least is None else least
-    zero = torch.zeros_like(sq_middle)
-    per_middle = torch.where(sq_middle > least, sq_middle.clamp(min=least).rsqrt(), zero)
-    per_along = torch.where(sq_along > least, sq_along.clamp(min=least).rsqrt(), zero)
+    per_middle, per_along = inverse_length(sq_middle, least), inverse_length(sq_along, least)
     return Span(Cone(per_middle * sq_middle / 2, per_along * sq_along / 2), per_middle, per_along)
 
 
@@ -125,43 +130,28 @@ _MIDDLES = (
 
 
 @torch.no_grad()
-def nearest_on_arcs(ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Fractions (s, t) of the nearest points of two arcs, and their weights on the endpoints.
+def nearest_on_arcs(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Fractions (s, t) of the nearest points of two arcs, and their weights on ``vectors``.
 
     Args:
-        ends: (..., 4, d) unit vectors p0, p1, q0, q1.
+        vectors: (..., 4, d) the sums and differences p0 + p1, p1 - p0, q0 + q1, q1 - q0 of unit
+            vectors. Taking these before products keeps the digits of near endpoints.
 
     Returns:
         s (...), t (...) and weights (..., 4).
     """
-    # Sums and differences before products, so that those of near endpoints keep their digits.
-    vectors = wide(ends.new_tensor(_MIDDLES) @ ends)  # (..., 4, d)
-    products = vectors @ vectors.mT  # (..., 4, 4)
-    p, q = (span(products[..., i, i], products[..., i + 1, i + 1]) for i in (0, 2))
-    xx, xy = products[..., 0, 2], products[..., 0, 3]
-    yx, yy = products[..., 1, 2], products[..., 1, 3]
-    s, t = solve_cones(
-        xx * p.per_middle * q.per_middle,
-        xy * p.per_middle * q.per_along,
-        yx * p.per_along * q.per_middle,
-        yy * p.per_along * q.per_along,
-        p.cone,
-        q.cone,
-    )
-    weights = (*arc_weights(s, 2 * p.cone.half()), *arc_weights(t, 2 * q.cone.half()))
-    return s.to(ends.dtype), t.to(ends.dtype), torch.stack(weights, -1).to(ends.dtype)
-
-
-def arc_weights(s: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the two endpoints in the point at the fraction ``s`` of an arc of ``angle``.
-
-    Where the endpoints are the same or opposite (no arc, or no unique one), they are (1 - s, s).
-    """
-    sine = angle.sin()
-    unique = sine > touch_tolerance(sine.dtype)
-    sine = torch.where(unique, sine, 1)
-    w0 = torch.where(unique, ((1 - s) * angle).sin() / sine, 1 - s)
-    return w0, torch.where(unique, (s * angle).sin() / sine, s)
+    wider = wide(vectors)
+    products = wider @ wider.mT  # (..., 4, 4)
+    sq = products.diagonal(dim1=-2, dim2=-1)  # (..., 4)
+    per = inverse_length(sq)
+    cos_p, sin_p, cos_q, sin_q = (per * sq / 2).unbind(-1)
+    p, q = Cone(cos_p, sin_p), Cone(cos_q, sin_q)
+    matrix = per[..., :2].unsqueeze(-1) * products[..., :2, 2:] * per[..., 2:].unsqueeze(-2)
+    xx, xy, yx, yy = matrix.flatten(-2).unbind(-1)
+    (px, py), (qx, qy) = solve_cones(xx, xy, yx, yy, p, q)
+    weights = per * torch.stack([px, py, qx, qy], -1)
+    s, t = p.fraction(px, py), q.fraction(qx, qy)
+    return s.to(vectors.dtype), t.to(vectors.dtype), weights.to(vectors.dtype)
 
 
 def _kept_unit(x: Tensor) -> Tensor:
@@ -175,8 +165,9 @@ def _kept_unit(x: Tensor) -> Tensor:
 
 def measure_arcs(ends: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on float64 unit vectors (..., 4, d)."""
-    s, t, weights = nearest_on_arcs(ends)
-    point_p, point_q = (_kept_unit(x) for x in mixed(weights, ends))
+    vectors = ends.new_tensor(_MIDDLES) @ ends
+    s, t, weights = nearest_on_arcs(vectors)
+    point_p, point_q = (_kept_unit(x) for x in mixed(weights, vectors))
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))
 
 

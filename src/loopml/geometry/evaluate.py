@@ -49,9 +49,9 @@ def normalized(x: Tensor) -> Tensor:
     return x / torch.where(largest > 0, x.square().sum(-1, keepdim=True), 1).sqrt()
 
 
-def mixed(weights: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """The points with constant ``weights`` (..., 4) on two curves with ``ends`` (..., 4, d)."""
-    terms = weights.unsqueeze(-1) * ends
+def mixed(weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Two points from constant ``weights`` (..., 4) on two vectors (..., 4, d) of each curve."""
+    terms = weights.unsqueeze(-1) * vectors
     return terms[..., :2, :].sum(-2), terms[..., 2:, :].sum(-2)
 
 

@@ -21,19 +21,14 @@ from loopml._types import Pairs
 from loopml.geometry.arcs import Cone, Span, span
 
 
-class Corners(NamedTuple):
-    """Inner products of the endpoints of each row curve with those of each column curve, (b, c)."""
+def corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+    """Inner products of both ends of b row curves with both ends of c column curves: (2, b, 2, c).
 
-    p0q0: Tensor
-    p0q1: Tensor
-    p1q0: Tensor
-    p1q1: Tensor
-
-
-def corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Corners:
-    """The four blocks of ``gram`` that two sets of curves need."""
-    p0, p1 = gram[rows.first], gram[rows.second]  # (b, n)
-    return Corners(p0[:, cols.first], p0[:, cols.second], p1[:, cols.first], p1[:, cols.second])
+    ``corners[i, :, j]`` is the (b, c) block of end i with end j.
+    """
+    index = torch.cat([cols.first, cols.second])
+    block = gram[torch.cat([rows.first, rows.second])][:, index]
+    return block.view(2, len(rows.first), 2, len(cols.first))
 
 
 def arc_spans(gram: Tensor, pairs: Pairs) -> Span:
@@ -56,31 +51,35 @@ def sq_inside(x: Tensor, y: Tensor, cone: Cone) -> Tensor:
     return torch.where(y.abs() * cone.cos_half < x * cone.sin_half, x * x + y * y, -1)
 
 
-def arc_scores(corner: Corners, p: Span, q: Span) -> Tensor:
-    """Minus the largest inner product between each row arc (b, 1) and column arc (1, c): (b, c).
+def arc_scores(corner: Tensor, p: Span, q: Span) -> Tensor:
+    """Minus the largest inner product of points on each row arc and each column arc: (b, c).
 
     The largest of the four corners, four edges and the interior, without trigonometry: a value
     counts only where its point lies on both arcs.
+
+    Args:
+        corner: (2, b, 2, c) products of the ends.
+        p: spans of the row arcs, (b, 1).
+        q: spans of the column arcs, (c,).
     """
-    p0q0, p0q1, p1q0, p1q1 = corner
-    # Edges: the arc of p against an end of q, and the other way round.
-    x0, y0 = (p0q0 + p1q0) * p.per_middle, (p1q0 - p0q0) * p.per_along
-    x1, y1 = (p0q1 + p1q1) * p.per_middle, (p1q1 - p0q1) * p.per_along
-    sq_best = torch.maximum(sq_inside(x0, y0, p.cone), sq_inside(x1, y1, p.cone))
-    for first, second in ((p0q0, p0q1), (p1q0, p1q1)):
-        x, y = (first + second) * q.per_middle, (second - first) * q.per_along
-        sq_best = torch.maximum(sq_best, sq_inside(x, y, q.cone))
-    # Interior: the top left singular vector u of M, and its best answer M^T u.
-    xx, xy = (x0 + x1) * q.per_middle, (x1 - x0) * q.per_along
-    yx, yy = (y0 + y1) * q.per_middle, (y1 - y0) * q.per_along
+    best = corner.amax((0, 2))
+    # Edges: the arc of p against each end of q, then each end of p against the arc of q.
+    p_edge = Span(Cone(*(x.unsqueeze(1) for x in p.cone)), *(x.unsqueeze(1) for x in p[1:]))
+    x = (corner[0] + corner[1]) * p_edge.per_middle  # (b, 2, c)
+    y = (corner[1] - corner[0]) * p_edge.per_along
+    sq_best = sq_inside(x, y, p_edge.cone).amax(1)
+    end, other = corner[:, :, 0], corner[:, :, 1]  # (2, b, c)
+    sq_edge = sq_inside((end + other) * q.per_middle, (other - end) * q.per_along, q.cone)
+    sq_best = torch.maximum(sq_best, sq_edge.amax(0))
+    # Interior: the top left singular vector u of M, and its best answer v = M^T u.
+    xx, xy = (x[:, 0] + x[:, 1]) * q.per_middle, (x[:, 1] - x[:, 0]) * q.per_along
+    yx, yy = (y[:, 0] + y[:, 1]) * q.per_middle, (y[:, 1] - y[:, 0]) * q.per_along
     cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
     uy = 2 * (xx * yx + xy * yy)
     ux = torch.hypot(cosine, uy) + cosine
-    vx, vy = xx * ux + yx * uy, xy * ux + yy * uy
     on_p = uy.abs() * p.cone.cos_half < ux * p.cone.sin_half
-    sq_interior = torch.where(on_p, sq_inside(vx, vy, q.cone) / (ux * ux + uy * uy), -1)
-    sq_best = torch.maximum(sq_best, sq_interior)
-    best = torch.maximum(torch.maximum(p0q0, p0q1), torch.maximum(p1q0, p1q1))
+    sq_v = sq_inside(xx * ux + yx * uy, xy * ux + yy * uy, q.cone)
+    sq_best = torch.maximum(sq_best, torch.where(on_p, sq_v / (ux * ux + uy * uy), -1))
     return -torch.where(sq_best > 0, torch.maximum(best, sq_best.clamp(min=0).sqrt()), best)
 
 
@@ -119,24 +118,23 @@ def sq_to_segment(sq_to0: Tensor, sq_to1: Tensor, sq_length: Tensor) -> Tensor:
     return torch.minimum(torch.minimum(sq_to0, sq_to1), torch.where(between, foot, torch.inf))
 
 
-def segment_scores(corner: Corners, p: SegmentSpans, q: SegmentSpans) -> Tensor:
-    """Squared distance between each row segment (b, 1) and column segment (1, c): (b, c).
+def segment_scores(corner: Tensor, p: SegmentSpans, q: SegmentSpans) -> Tensor:
+    """Squared distance between each row segment and each column segment: (b, c).
 
     The least of the four edges and, where it exists, the interior minimum.
+
+    Args:
+        corner: (2, b, 2, c) products of the ends.
+        p: spans of the row segments, (b, 1).
+        q: spans of the column segments, (c,).
     """
-    sq00 = p.sq0 + q.sq0 - 2 * corner.p0q0
-    sq01 = p.sq0 + q.sq1 - 2 * corner.p0q1
-    sq10 = p.sq1 + q.sq0 - 2 * corner.p1q0
-    sq11 = p.sq1 + q.sq1 - 2 * corner.p1q1
-    best = torch.minimum(
-        torch.minimum(
-            sq_to_segment(sq00, sq10, p.sq_length), sq_to_segment(sq01, sq11, p.sq_length)
-        ),
-        torch.minimum(
-            sq_to_segment(sq00, sq01, q.sq_length), sq_to_segment(sq10, sq11, q.sq_length)
-        ),
-    )
+    sq_p = torch.stack([p.sq0, p.sq1]).unsqueeze(2)  # (2, b, 1, 1)
+    sq_ends = sq_p + torch.stack([q.sq0, q.sq1]) - 2 * corner  # (2, b, 2, c)
+    p_edges = sq_to_segment(sq_ends[0], sq_ends[1], p.sq_length.unsqueeze(1))  # (b, 2, c)
+    q_edges = sq_to_segment(sq_ends[:, :, 0], sq_ends[:, :, 1], q.sq_length)  # (2, b, c)
+    best = torch.minimum(p_edges.amin(1), q_edges.amin(0))
     # With m the difference of the middles and u, v the two segments as vectors:
+    (sq00, sq01), (sq10, sq11) = (row.unbind(1) for row in sq_ends)
     uv = (sq01 + sq10 - sq00 - sq11) / 2
     um = (sq10 + sq11 - sq00 - sq01) / 4
     vm = (sq00 + sq10 - sq01 - sq11) / 4

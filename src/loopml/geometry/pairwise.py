@@ -135,7 +135,10 @@ def _all_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
     sq_q = _sq_on_segment(t, q0, q1, (1, -1))
     inner = (1 - s) * ((1 - t) * (p0 @ q0.T) + t * (p0 @ q1.T))
     inner = inner + s * ((1 - t) * (p1 @ q0.T) + t * (p1 @ q1.T))
-    return _distance(sq_p + sq_q - 2 * inner, torch.maximum(sq_p, sq_q))
+    p_size, q_size = (
+        torch.stack(ends).detach().square().sum(-1).amax(0) for ends in ((p0, p1), (q0, q1))
+    )
+    return _distance(sq_p + sq_q - 2 * inner, torch.maximum(p_size.unsqueeze(1), q_size))
 
 
 def _sq_on_segment(s: Tensor, p0: Tensor, p1: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -154,22 +157,30 @@ def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
 
     Takes float64 unit vectors (p, d) and (q, d) as they are, and stores (p, q) temporaries.
     """
-    p, p_middle, p_along = _frame(p0, p1)
-    q, q_middle, q_along = _frame(q0, q1)
+    p, p_middle, p_along, p_skew = _frame(p0, p1)
+    q, q_middle, q_along, q_skew = _frame(q0, q1)
     p = as_rows(p)
     xx, xy = p_middle @ q_middle.T, p_middle @ q_along.T  # (p, q)
     yx, yy = p_along @ q_middle.T, p_along @ q_along.T
     with torch.no_grad():
-        s, t = solve_cones(xx, xy, yx, yy, p.cone, q.cone)
+        p_best, q_best = solve_cones(xx, xy, yx, yy, p.cone, q.cone)
+        s, t = p.cone.fraction(*p_best), q.cone.fraction(*q_best)
+    # The angles move with the endpoints, so that an end of an arc stays one.
     a, b = (2 * s - 1) * p.cone.half(), (2 * t - 1) * q.cone.half()
-    return a.cos() * (xx * b.cos() + xy * b.sin()) + a.sin() * (yx * b.cos() + yy * b.sin())
+    inner = a.cos() * (xx * b.cos() + xy * b.sin()) + a.sin() * (yx * b.cos() + yy * b.sin())
+    sq_p, sq_q = 1 + (2 * a).sin() * p_skew.unsqueeze(1), 1 + (2 * b).sin() * q_skew
+    return inner / (sq_p * sq_q).sqrt()
 
 
-def _frame(p0: Tensor, p1: Tensor) -> tuple[Span, Tensor, Tensor]:
-    """The span of each arc, and its unit middle and direction (p, d); differentiable."""
+def _frame(p0: Tensor, p1: Tensor) -> tuple[Span, Tensor, Tensor, Tensor]:
+    """The span of each arc, its unit middle and direction (p, d), and their inner product (p,).
+
+    That is 0 for unit vectors, and up to 1e-16 over the length of the middle for rounded ones.
+    """
     middle, along = p0 + p1, p1 - p0
     arc = span(middle.square().sum(1), along.square().sum(1))
-    return arc, middle * arc.per_middle.unsqueeze(1), along * arc.per_along.unsqueeze(1)
+    middle, along = middle * arc.per_middle.unsqueeze(1), along * arc.per_along.unsqueeze(1)
+    return arc, middle, along, (middle * along).sum(1)
 
 
 def _distance(sq_distance: Tensor, sq_size: Tensor) -> Tensor:

@@ -75,8 +75,7 @@ def measure_segments(ends: Tensor) -> Closest:
     """``closest_on_segments`` without checks, on float64 endpoints (..., 4, d)."""
     s, t = nearest_on_segments(ends)
     point_p, point_q = mixed(torch.stack([1 - s, s, 1 - t, t], -1), ends)
-    with torch.no_grad():
-        sq_size = torch.maximum(point_p.square().sum(-1), point_q.square().sum(-1))
+    sq_size = ends.detach().square().sum(-1).amax(-1)
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size))
 
 
