@@ -120,13 +120,10 @@ def span(sq_middle: Tensor, sq_along: Tensor, least: float | None = None) -> Spa
     return Span(Cone(per_middle * sq_middle / 2, per_along * sq_along / 2), per_middle, per_along)
 
 
-# Endpoints p0, p1, q0, q1 to the middles and differences of both arcs.
-_MIDDLES = (
-    (1.0, 1.0, 0.0, 0.0),
-    (-1.0, 1.0, 0.0, 0.0),
-    (0.0, 0.0, 1.0, 1.0),
-    (0.0, 0.0, -1.0, 1.0),
-)
+def middles_and_differences(ends: Tensor) -> Tensor:
+    """p0 + p1, p1 - p0, q0 + q1, q1 - q0 from the endpoints p0, p1, q0, q1: (..., 4, d)."""
+    start, end = ends[..., 0::2, :], ends[..., 1::2, :]  # (..., 2, d) each
+    return torch.stack([start + end, end - start], -2).flatten(-3, -2)
 
 
 @torch.no_grad()
@@ -134,8 +131,8 @@ def nearest_on_arcs(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Fractions (s, t) of the nearest points of two arcs, and their weights on ``vectors``.
 
     Args:
-        vectors: (..., 4, d) the sums and differences p0 + p1, p1 - p0, q0 + q1, q1 - q0 of unit
-            vectors. Taking these before products keeps the digits of near endpoints.
+        vectors: (..., 4, d) the sums and differences of unit endpoints. Taking these before
+            products keeps the digits of near endpoints.
 
     Returns:
         s (...), t (...) and weights (..., 4).
@@ -165,7 +162,7 @@ def _kept_unit(x: Tensor) -> Tensor:
 
 def measure_arcs(ends: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on float64 unit vectors (..., 4, d)."""
-    vectors = ends.new_tensor(_MIDDLES) @ ends
+    vectors = middles_and_differences(ends)
     s, t, weights = nearest_on_arcs(vectors)
     point_p, point_q = (_kept_unit(x) for x in mixed(weights, vectors))
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))
