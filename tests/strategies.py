@@ -299,6 +299,14 @@ def _nearly_antipodal(rng: Rng, batch: int, dim: int) -> np.ndarray:
     return curves
 
 
+def _long_crossing(rng: Rng, batch: int, dim: int) -> np.ndarray:
+    """An arc 2e-6 or more short of half a turn, and another one through a point inside it."""
+    x, y = orthonormal(rng, batch, dim, 2)
+    whole = np.pi - 10 ** _column(rng, batch, -5.7, -1)
+    meet, along = _turn(x, y, _column(rng, batch, 0.1, 0.9) * whole), _random(rng, batch, dim)[0]
+    return np.stack([x, _turn(x, y, whole), meet - along / 3, meet + along / 3])
+
+
 FAMILIES: dict[str, Family] = {
     family.__name__.removeprefix("_"): family
     for family in (
@@ -323,14 +331,20 @@ FAMILIES: dict[str, Family] = {
         _antipodal,
         _both_antipodal,
         _nearly_antipodal,
+        _long_crossing,
     )
 }
 # In these an arc ends where it has no unique great circle, up to a rounding.
 ANTIPODAL_FAMILIES = ("antipodal", "both_antipodal", "orthogonal")
 UNIQUE_ARC_FAMILIES = tuple(name for name in FAMILIES if name not in ANTIPODAL_FAMILIES)
 
-# Curves that touch somewhere, so their distance is zero.
-TOUCHING_FAMILIES = ("collapsed", "shared_endpoint", "point_on_curve", "identical", "crossing")
+# Curves that touch somewhere, up to a rounding: their distance is zero. The segments from x to -x
+# meet in zero, where a point has no size that a rounding could be relative to.
+_TOUCHING = ("collapsed", "shared_endpoint", "point_on_curve", "identical", "crossing")
+TOUCHING_FAMILIES: dict[Kind, tuple[str, ...]] = {
+    "segment": (*_TOUCHING, "both_antipodal"),
+    "arc": _TOUCHING,
+}
 
 
 # --- Hypothesis -------------------------------------------------------------------------------

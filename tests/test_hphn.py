@@ -258,6 +258,17 @@ def test_reference_set(kind: str | None, normalized: bool) -> None:
 
 
 @pytest.mark.parametrize("name", SYNTHESIZERS)
+def test_gradient_reaches_the_reference(name: str) -> None:
+    """Positives and negatives are rows of ref_emb: they are pulled as well."""
+    loss = HPHNTripletLoss(soft_margin=True, synthesizer=SYNTHESIZERS[name]())
+    labels, ref_labels = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1, 2, 0])
+    inputs = [torch.tensor(rows(seed, n), requires_grad=True) for seed, n in ((1, 3), (2, 5))]
+    assert torch.autograd.gradcheck(
+        lambda x, ref: loss(x, labels, ref_emb=ref, ref_labels=ref_labels), inputs
+    )
+
+
+@pytest.mark.parametrize("name", SYNTHESIZERS)
 def test_a_shard_of_the_batch_sees_the_whole_batch(name: str) -> None:
     """Distributed training gives ref_emb that starts with the own rows and an all-pairs tuple."""
     x = rows(4, len(MIXED))

@@ -144,6 +144,16 @@ def test_tied_curves_give_their_shared_end() -> None:
         assert [n for a, _, n in triplets if labels[a] == 0] == [2] * 6
 
 
+def test_equally_near_curves_take_the_lowest() -> None:
+    """A tie of two classes goes to the lower row; with two negatives both come, in either order."""
+    labels = np.array([0, 0, 1, 2])
+    x = np.array([[0.0, 0], [0, 2], [1, 1], [-1, 1]])  # both singletons at distance 1, exactly
+    options = {"distance": LpDistance(normalize_embeddings=False)}
+    assert mine(LoOpMiner(**options), x, labels) == [(0, 1, 2), (1, 0, 2)]
+    both = [(0, 1, 2), (0, 1, 3), (1, 0, 2), (1, 0, 3)]
+    assert mine(LoOpMiner(num_negatives=2, **options), x, labels) == both
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_minimum_in_the_middle_takes_the_first_end(flip: bool) -> None:
     """T = 1/2 counts as the first row; a little past it counts as the second."""
@@ -172,6 +182,14 @@ def test_float32_mines_the_same_rows() -> None:
     x = rows(3, len(MIXED))
     single = as_triplets(LoOpMiner()(torch.tensor(x, dtype=torch.float32), torch.tensor(MIXED)))
     assert single == papers.mined_triplets(papers.unit(x), MIXED, "arc")
+
+
+def test_far_from_the_origin() -> None:
+    """Straight segments may lie anywhere: a common offset costs float32 no rank."""
+    x = (rows(3, len(MIXED)) + 1000).astype(np.float32)
+    distance = LpDistance(normalize_embeddings=False)
+    mined = as_triplets(LoOpMiner(distance=distance)(torch.tensor(x), torch.tensor(MIXED)))
+    assert mined == papers.mined_triplets(x.astype(float), MIXED, "segment")
 
 
 # --- PML's conventions -------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from loopml import (
     EmbeddingExpansion,
     HPHNTripletLoss,
     LoOpMiner,
+    NPairLoss,
     SyntheticBatch,
     SyntheticLoss,
 )
@@ -91,14 +92,20 @@ class Setting:
     n: int = 0
     normalize: bool = True
     num_negatives: int | None = 1
+    geometry: str = "auto"
 
     def build(self, distance: BaseDistance | None = None) -> LoOpMiner | EmbeddingExpansion:
         """The synthesizer; an expansion has no distance of its own."""
         if self.kind == "loop":
-            return LoOpMiner(num_negatives=self.num_negatives, distance=distance)
+            options = {"num_negatives": self.num_negatives, "geometry": self.geometry}
+            return LoOpMiner(distance=distance, **options)
         return EmbeddingExpansion(
             self.n, normalize=self.normalize, num_negatives=self.num_negatives
         )
+
+    def arcs(self, normalizes: bool) -> bool:
+        """Whether a miner joins points by arcs."""
+        return normalizes if self.geometry == "auto" else self.geometry == "arc"
 
 
 SETTINGS: dict[str, Setting] = {
@@ -140,11 +147,11 @@ def _choose(
     rows: tuple, labels: tuple, setting: Setting, normalizes: bool, inverted: bool
 ) -> tuple[Choice, ...]:
     x, labels = np.array(rows), np.array(labels)
-    x = papers.unit(x) if normalizes else x
+    arcs = setting.arcs(normalizes)
+    x = papers.unit(x) if normalizes or arcs else x
     pairs, others = papers.ordered_pairs(labels), papers.curves(labels)
     if setting.kind == "loop":
-        geometry = "arc" if normalizes else "segment"
-        near, _ = papers.curve_distances(x, pairs, x, others, geometry)
+        near, _ = papers.curve_distances(x, pairs, x, others, "arc" if arcs else "segment")
     n, unit = setting.n, setting.normalize or normalizes
     chosen = []
     for k, pair in enumerate(pairs):
@@ -181,16 +188,17 @@ def curve_values(
     x: Tensor, choices: list[Choice], setting: Setting, distance: BaseDistance
 ) -> Tensor:
     """Differentiable matrix entries: what the distance object would say of the two curves."""
-    x = distance.maybe_normalize(x)
-    a, p, q0, q1 = (x[list(index)] for index in zip(*choices, strict=True))
     normalizes, inverted = see(distance)
+    arcs = setting.arcs(normalizes)
+    x = distance.normalize(x) if normalizes or arcs else x
+    a, p, q0, q1 = (x[list(index)] for index in zip(*choices, strict=True))
     # LoOp has n = 0: between straight segments the largest product is at a corner
     ours = samples(a, p, setting.n, setting.normalize or normalizes)
     theirs = samples(q0, q1, setting.n, setting.normalize or normalizes)
     if inverted and not normalizes:
         return (ours @ theirs.mT).flatten(1).max(dim=1).values
     if setting.kind == "loop":
-        d = (arc_distance if normalizes else segment_distance)(a, p, q0, q1)
+        d = (arc_distance if arcs else segment_distance)(a, p, q0, q1)
     else:
         d = (ours[:, :, None] - theirs[:, None]).norm(dim=-1).flatten(1).min(dim=1).values
     return 1 - d**2 / 2 if inverted else d**distance.power
@@ -293,6 +301,19 @@ def test_other_batches(distance: str, setting: str, d: int, labels: list[int]) -
     assert_equals_overwriting(lambda x: wrapped(x, labels), loss, SETTINGS[setting], x, labels)
 
 
+@pytest.mark.parametrize("num_negatives", [1, None])
+@pytest.mark.parametrize(
+    ("geometry", "distance"),
+    [("segment", "l2"), ("segment", "l2 squared"), ("arc", "raw l2"), ("arc", "raw l2 squared")],
+)
+def test_forced_geometry(geometry: str, distance: str, num_negatives: int | None) -> None:
+    """Chords between unit vectors, arcs between directions: the distance is theirs."""
+    setting = Setting("loop", num_negatives=num_negatives, geometry=geometry)
+    loss = SUPPORTED["TripletMarginLoss"](DISTANCES[distance]())
+    wrapped = SyntheticLoss(copy.deepcopy(loss), setting.build())
+    assert_equals_overwriting(lambda x: wrapped(x, LABELS), loss, setting, batch())
+
+
 def test_the_wrapped_loss_decides_what_is_seen() -> None:
     """Inside a loss the miner's own distance is not used."""
     loss = SUPPORTED["TripletMarginLoss"](LpDistance(normalize_embeddings=False))
@@ -361,6 +382,31 @@ def test_batch_keeps_the_dtype(dtype: torch.dtype) -> None:
         torch.testing.assert_close(out.ref_emb[k].double(), exact[k], rtol=0, atol=5e-6)
 
 
+def test_the_negative_turns_with_its_positive() -> None:
+    """On the sphere it is carried by the rotation from z_p to the anchor, in the plane moved."""
+    labels = torch.tensor([0, 0, 1])
+    x = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=torch.float64)
+    a, _, k = (out := LoOpMiner().synthesize(x, labels)).indices_tuple
+    # z_p is halfway between the rows 0 and 1, an eighth of a turn from both
+    wanted = torch.tensor([[2**0.5, 0, 1], [0, 2**0.5, 1]], dtype=torch.float64) / 3**0.5
+    torch.testing.assert_close(out.ref_emb[k], wanted[a], **TOL)
+    plane = LoOpMiner(distance=LpDistance(normalize_embeddings=False))
+    a, _, k = (out := plane.synthesize(x, labels)).indices_tuple
+    # from (1/2, 1/2, 0) to (1, 1, 1)
+    torch.testing.assert_close(out.ref_emb[k], x[a] + torch.tensor([0.5, 0.5, 1]).double(), **TOL)
+
+
+def test_a_negative_straight_below_its_anchor() -> None:
+    """A chord seen from a coincident pair right above its middle: any direction will do."""
+    x = torch.tensor([[1.0, 0], [1, 0], [0.8, 0.6], [0.8, -0.6]], requires_grad=True)
+    out = LoOpMiner(geometry="segment").synthesize(x, torch.tensor([0, 0, 1, 1]))
+    a, _, k = out.indices_tuple
+    d = LpDistance()(x, out.ref_emb)[a, k]
+    d.sum().backward()
+    torch.testing.assert_close(d, torch.full_like(d, 0.2), rtol=0, atol=1e-6)  # float32
+    assert x.grad.isfinite().all()
+
+
 def test_reference_set() -> None:
     """With ref_emb, positives and negatives are its rows and the synthetic rows follow them."""
     x, ref = batch(1)[:5].detach(), batch(2).detach()
@@ -383,6 +429,21 @@ def test_reference_set() -> None:
     loss = losses.TripletMarginLoss(margin=20)
     wrapped = SyntheticLoss(loss, LoOpMiner())(x, labels, ref_emb=ref, ref_labels=ref_labels)
     torch.testing.assert_close(wrapped, loss(*out), **TOL)
+
+
+@pytest.mark.parametrize("setting", ["loop", "ee1"])
+@pytest.mark.parametrize("distance", ["l2", "raw l2"])
+def test_gradient_reaches_the_reference(distance: str, setting: str) -> None:
+    """Positives and both curves of a negative are rows of ref_emb: they are pulled as well."""
+    loss = losses.TripletMarginLoss(margin=20, distance=DISTANCES[distance]())
+    wrapped = SyntheticLoss(loss, SETTINGS[setting].build())
+    x, ref = batch(1, LABELS[:4]), batch(2)
+
+    def value(x: Tensor, ref: Tensor) -> Tensor:
+        return wrapped(x, LABELS[:4], ref_emb=ref, ref_labels=LABELS)
+
+    # Differences of 1e-6 of values around 20 carry 1e-8 of rounding.
+    assert torch.autograd.gradcheck(value, (x, ref), eps=1e-6, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -424,12 +485,16 @@ def test_antipodal_positive(distance: str, setting: str) -> None:
 
 @pytest.mark.parametrize("setting", ["loop", "ee1"])
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("case", ["coincident positives", "coincident classes", "all equal"])
-def test_coincident_rows_give_finite_values(case: str, distance: str, setting: str) -> None:
-    """Curves of length zero and touching classes: finite value and gradient."""
+@pytest.mark.parametrize(
+    "case", ["coincident positives", "coincident classes", "all equal", "zero row"]
+)
+def test_degenerate_rows_give_finite_values(case: str, distance: str, setting: str) -> None:
+    """Curves of length zero, touching classes, a row without direction: finite value, gradient."""
     x = batch().detach()
     if case == "all equal":
         x[:] = x[0]
+    elif case == "zero row":
+        x[0] = 0
     else:
         x[{"coincident positives": 4, "coincident classes": 3}[case]] = x[0]
     x.requires_grad_()
@@ -544,6 +609,7 @@ class MyContrastiveLoss(losses.ContrastiveLoss):
 OWN: dict[str, Callable[[], object]] = {
     "MyContrastiveLoss": MyContrastiveLoss,
     "HPHNTripletLoss": HPHNTripletLoss,
+    "NPairLoss": NPairLoss,
     "SyntheticLoss": lambda: SyntheticLoss(losses.ContrastiveLoss(), LoOpMiner()),
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -172,11 +173,11 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
 
 def check_count(name: str, value: object, minimum: int) -> int:
     """Return ``value`` if it is an integer of at least ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return value
+    return int(value)
 
 
 def check_flag(name: str, value: object) -> bool:
@@ -188,7 +189,7 @@ def check_flag(name: str, value: object) -> bool:
 
 def check_nonnegative(name: str, value: object) -> float:
     """Return ``value`` as a float if it is a finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be finite and at least 0, got {value}")

@@ -66,9 +66,9 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         self.n_points = check_count("n_points", n_points, minimum=0)
         self.normalize = check_flag("normalize", normalize)
         self.pairing = check_choice("pairing", pairing, PAIRINGS)
-        if num_negatives is not None:
-            check_count("num_negatives", num_negatives, minimum=1)
-        self.num_negatives = num_negatives
+        self.num_negatives = (
+            None if num_negatives is None else check_count("num_negatives", num_negatives, 1)
+        )
 
     def forward(
         self,

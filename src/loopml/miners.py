@@ -64,6 +64,12 @@ class LoOpMiner(BaseMiner, Synthesizer):
             which curves have no known nearest points.
         TypeError: ``num_negatives`` is no integer.
 
+    Ties:
+        Of negative pairs that are equally near the first is taken. With three or more samples of a
+        class several pairs share their nearest end, which is then mined whichever pair won, so the
+        order of the batch changes no triplet. Where curves cross, as they can on a sphere in three
+        dimensions or fewer, several distances are 0 and the order decides.
+
     Precision:
         The search ranks by a Gram matrix of float32 (float64 for float64), which on distances near
         0 is good to about 5e-4; the endpoint is decided in float64.
@@ -96,9 +102,9 @@ class LoOpMiner(BaseMiner, Synthesizer):
         super().__init__(**base_miner_kwargs)
         self.geometry = check_choice("geometry", geometry, ("auto", "arc", "segment"))
         self.pairing = check_choice("pairing", pairing, PAIRINGS)
-        if num_negatives is not None:
-            check_count("num_negatives", num_negatives, minimum=1)
-        self.num_negatives = num_negatives
+        self.num_negatives = (
+            None if num_negatives is None else check_count("num_negatives", num_negatives, 1)
+        )
         space_of(self.distance)
         self.add_to_recordable_attributes(list_of_names=list(STATS), is_stat=True)
 

@@ -63,7 +63,8 @@ def test_matching_pairs_are_on_the_diagonal(
     curves = tensors(problem.curves, dtype)
     found = FUNCTIONS[kind].pairwise(*curves).diagonal()
     assert_near(kind, found, FUNCTIONS[kind].distance(*curves), array(curves))
-    sound_gradient(kind, found, curves)
+    # The square of the smallest distance that counts is known to a few parts in 64.
+    sound_gradient(kind, found, curves, slack=0.05)
 
 
 @both_kinds
@@ -75,13 +76,14 @@ def test_gradient_of_a_weighted_sum(kind: Kind, seed: int, dtype: torch.dtype, d
     weights = torch.tensor(rng.normal(size=(9, 9)), dtype=dtype)
     weights[:, 3] = 0  # and none where the loss looks away
     one_by_one = FUNCTIONS[kind].distance(p0[:, None], p1[:, None], q0, q1)
+    weights[one_by_one < 0.01] = 0  # the rounding of a square, 1e-15, counts by its inverse
     expected = torch.autograd.grad((weights * one_by_one).sum(), curves)
     found = torch.autograd.grad((weights * FUNCTIONS[kind].pairwise(*curves)).sum(), curves)
     np.testing.assert_array_equal(array(found[2][3]), 0)
     np.testing.assert_array_equal(array(found[3][3]), 0)
-    # The sum has at most 9 terms of size 3; random endpoints are about 1 long.
-    scale = max(np.abs(array(expected)).max(), 1.0)
-    allowed = {torch.float64: 1e-7, torch.float32: 1e-4}[dtype] * scale
+    # Random endpoints are about one long, but one may be short and its gradient large.
+    allowed = 100 * torch.finfo(dtype).eps * max(np.abs(array(expected)).max(), 1.0)
+    allowed = max(allowed, 1e-10)
     np.testing.assert_allclose(array(found), array(expected), rtol=0, atol=allowed)
 
 

@@ -47,8 +47,8 @@ def solve_box(products: Products, p_length: Tensor, q_length: Tensor) -> tuple[T
 
 
 def fraction(x: Tensor, length: Tensor) -> Tensor:
-    """``x / length`` in [0, 1]; 0 on a segment without length."""
-    return (x / torch.where(length > 0, length, 1)).clamp(max=1)
+    """``x / length`` for x in [0, length]; 0 on a segment without length."""
+    return x / torch.where(length > 0, length, 1)
 
 
 def length_and_direction(p0: Tensor, p1: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,8 @@ class SyntheticLoss(BaseMetricLossFunction):
             ``GeneralizedLiftedStructureLoss``, ``IntraPairVarianceLoss``, ``LiftedStructureLoss``,
             ``MarginLoss``, ``MultiSimilarityLoss``, ``NTXentLoss``, ``SupConLoss``,
             ``TripletMarginLoss``, ``TupletMarginLoss``, with any reducer and regulariser.
+            (``DynamicSoftMarginLoss`` of pytorch-metric-learning 2.9 keeps the graph of its
+            histogram: call ``loss.hist_.detach_()`` between steps, with or without us.)
         synthesizer: an :class:`EmbeddingExpansion` or a :class:`LoOpMiner`. The loss's distance
             decides normalisation and ``geometry="auto"``.
 
