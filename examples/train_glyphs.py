@@ -112,7 +112,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"where negatives come from: any of {', '.join(SYNTHESIZERS)}",
     )
     add("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="one run for each")
-    add("--epochs", type=positive, default=20, help="passes over the training images")
+    add("--epochs", type=positive, default=16, help="passes over the training images")
     add(
         "--eval-every",
         type=positive,

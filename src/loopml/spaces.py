@@ -34,14 +34,14 @@ def space_of(distance: object) -> Space:
     """The space of a distance object.
 
     Raises:
-        TypeError: not a pytorch-metric-learning distance.
+        TypeError: not a distance of pytorch-metric-learning, or a wrapper around one.
         ValueError: a distance that is no function of Euclidean distance or dot product; its name
             and the reason are in the message.
     """
     if not isinstance(distance, BaseDistance):
         raise TypeError(
-            "distance must be a pytorch_metric_learning distance, "
-            f"got {type(distance).__name__}; use distances.LpDistance()"
+            "distance must be an LpDistance, CosineSimilarity or DotProductSimilarity of "
+            f"pytorch_metric_learning, got {type(distance).__name__}"
         )
     name = type(distance).__name__
     supported = "use LpDistance(p=2), CosineSimilarity or DotProductSimilarity"

@@ -73,11 +73,26 @@ def test_points_stay_on_the_sphere(data: st.DataObject, dtype: torch.dtype) -> N
             np.testing.assert_allclose(array(grad), 0, rtol=0, atol=100 * eps / reach)
 
 
-@given(seed=seeds(), dtype=st.sampled_from(DTYPES), dim=st.sampled_from((2, 3, 8, 512)))
-def test_antipodal_arc_is_its_two_endpoints(seed: int, dtype: torch.dtype, dim: int) -> None:
+@given(
+    seed=seeds(),
+    dim=st.sampled_from((2, 3, 8, 512)),
+    case=st.sampled_from(
+        [
+            (torch.float32, (1.0, 1.0), 0.0),
+            (torch.float64, (1.0, 1.0), 0.0),
+            (torch.float64, (0.1, 10.0), 0.0),  # as opposite as rounding lets them be
+            (torch.float64, (0.1, 10.0), 1e-12),
+        ]
+    ),
+)
+def test_antipodal_arc_is_its_two_endpoints(
+    seed: int, dim: int, case: tuple[torch.dtype, tuple[float, float], float]
+) -> None:
     """Without a unique great circle the curve is its endpoints: s is 0 or 1, never between."""
-    rng = np.random.default_rng(seed)
-    curves = tensors(FAMILIES["both_antipodal"](rng, 8, dim), dtype)
+    (dtype, lengths, deviation), rng = case, np.random.default_rng(seed)
+    opposite = FAMILIES["both_antipodal"](rng, 8, dim)
+    opposite = opposite + deviation * rng.normal(size=opposite.shape) / dim
+    curves = tensors(opposite * rng.uniform(*lengths, (4, 8, 1)), dtype)
     closest = closest_on_arcs(*curves)
     assert torch.isin(torch.stack([closest.s, closest.t]), torch.tensor([0.0, 1.0])).all()
     p0, p1, q0, q1 = unit(array(curves))

@@ -169,7 +169,8 @@ def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
     a, b = (2 * s - 1) * p.cone.half(), (2 * t - 1) * q.cone.half()
     inner = a.cos() * (xx * b.cos() + xy * b.sin()) + a.sin() * (yx * b.cos() + yy * b.sin())
     sq_p, sq_q = 1 + (2 * a).sin() * p_skew.unsqueeze(1), 1 + (2 * b).sin() * q_skew
-    return inner / (sq_p * sq_q).sqrt()
+    # They are 1 but for rounding, and far less only where an endpoint is a zero row of a batch.
+    return inner / (sq_p.clamp(min=0.5) * sq_q.clamp(min=0.5)).sqrt()
 
 
 def _frame(p0: Tensor, p1: Tensor) -> tuple[Span, Tensor, Tensor, Tensor]:

@@ -23,7 +23,8 @@ class NPairLoss(MinedLoss):
 
     over all curves q of other classes, lone samples included. s_pq depends on ``synthesizer``:
 
-    - None: ``<a, q+>`` with q+ the second sample of q: the plain N-pair loss;
+    - None: ``<a, q+>`` with q+ the second sample of q: the plain N-pair loss. The anchor of a pair
+      is its first row, so that, as in every N-pair loss, the order of the batch matters;
     - an :class:`EmbeddingExpansion`: the largest product of a, p and the points between with the
       two of q and the points between;
     - a :class:`LoOpMiner`: the largest product of a point on the one curve with one on the other.

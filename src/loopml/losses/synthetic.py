@@ -9,7 +9,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 from loopml._checks import check_batch
-from loopml.spaces import comparable, space_of
+from loopml.spaces import comparable, full_precision, space_of
 from loopml.support import check_supported
 from loopml.synthesis import Synthesizer, check_synthesizer
 
@@ -91,6 +91,6 @@ class SyntheticLoss(BaseMetricLossFunction):
         embeddings = comparable(distance, embeddings)
         if len(embeddings) == 0:
             return embeddings.sum()  # the mean of a regulariser would be 0 / 0
-        return self.loss(
-            *self.synthesizer._synthesize(distance, embeddings, labels, ref_emb, ref_labels)
-        )
+        with full_precision(embeddings):
+            batch = self.synthesizer._synthesize(distance, embeddings, labels, ref_emb, ref_labels)
+            return self.loss(*batch)
