@@ -304,7 +304,8 @@ def _long_crossing(rng: Rng, batch: int, dim: int) -> np.ndarray:
     x, y = orthonormal(rng, batch, dim, 2)
     whole = np.pi - 10 ** _column(rng, batch, -5.7, -1)
     meet, along = _turn(x, y, _column(rng, batch, 0.1, 0.9) * whole), _random(rng, batch, dim)[0]
-    return np.stack([x, _turn(x, y, whole), meet - along / 3, meet + along / 3])
+    curves = np.stack([x, _turn(x, y, whole), meet - along / 3, meet + along / 3])
+    return np.roll(curves, 2 * rng.integers(0, 2), axis=0)  # either one first
 
 
 FAMILIES: dict[str, Family] = {

@@ -101,7 +101,7 @@ def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     dtype = draw(st.sampled_from(DTYPES))
     if dtype is torch.float16:
         # Beyond this the length, or the gradient of a division by it, is no float16 any more.
-        x = np.sign(x) * np.clip(np.abs(x), 1e-2, 1e2) * (x != 0)
+        x = np.sign(x) * np.clip(np.abs(x), 0.25, 1e2) * (x != 0)
     labels = torch.from_numpy(rng.integers(0, classes, n)).to(draw(st.sampled_from(LABEL_DTYPES)))
     embeddings = torch.from_numpy(x).to(dtype)
     if draw(st.booleans()):  # a view with strides of its own

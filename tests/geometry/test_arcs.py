@@ -73,23 +73,21 @@ def test_points_stay_on_the_sphere(data: st.DataObject, dtype: torch.dtype) -> N
             np.testing.assert_allclose(array(grad), 0, rtol=0, atol=100 * eps / reach)
 
 
-@given(
-    seed=seeds(),
-    dim=st.sampled_from((2, 3, 8, 512)),
-    case=st.sampled_from(
-        [
-            (torch.float32, (1.0, 1.0), 0.0),
-            (torch.float64, (1.0, 1.0), 0.0),
-            (torch.float64, (0.1, 10.0), 0.0),  # as opposite as rounding lets them be
-            (torch.float64, (0.1, 10.0), 1e-12),
-        ]
-    ),
+@pytest.mark.parametrize(
+    ("dtype", "lengths", "deviation"),
+    [
+        pytest.param(torch.float32, (1.0, 1.0), 0.0, id="exactly, float32"),
+        pytest.param(torch.float64, (1.0, 1.0), 0.0, id="exactly, float64"),
+        pytest.param(torch.float64, (0.1, 10.0), 0.0, id="up to rounding"),
+        pytest.param(torch.float64, (0.1, 10.0), 1e-12, id="but for 1e-12"),
+    ],
 )
+@given(seed=seeds(), dim=st.sampled_from((2, 3, 8, 512)))
 def test_antipodal_arc_is_its_two_endpoints(
-    seed: int, dim: int, case: tuple[torch.dtype, tuple[float, float], float]
+    dtype: torch.dtype, lengths: tuple[float, float], deviation: float, seed: int, dim: int
 ) -> None:
     """Without a unique great circle the curve is its endpoints: s is 0 or 1, never between."""
-    (dtype, lengths, deviation), rng = case, np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     opposite = FAMILIES["both_antipodal"](rng, 8, dim)
     opposite = opposite + deviation * rng.normal(size=opposite.shape) / dim
     curves = tensors(opposite * rng.uniform(*lengths, (4, 8, 1)), dtype)

@@ -101,17 +101,21 @@ def solve_cones(
     return (px, py), (qx, qy)
 
 
-def inverse_length(sq_length: Tensor, least: float | None = None) -> Tensor:
-    """``1 / sqrt(sq_length)``, and 0 below ``least``, where the vector is rounding of its terms.
+def least_square(dtype: torch.dtype) -> float:
+    """The squared length under which a sum of unit vectors of ``dtype`` is but their rounding.
 
-    By default that is a length of 1.6e-10 in float64.
+    eps^1.25: a length of 1.6e-10 in float64 and of 4.7e-5 in float32.
     """
-    least = torch.finfo(sq_length.dtype).eps ** 1.25 if least is None else least
+    return float(torch.finfo(dtype).eps ** 1.25)
+
+
+def inverse_length(sq_length: Tensor, least: Tensor | float) -> Tensor:
+    """``1 / sqrt(sq_length)``, and 0 where that is at most ``least``."""
     return torch.where(sq_length > least, sq_length.clamp(min=least).rsqrt(), 0)
 
 
-def span(sq_middle: Tensor, sq_along: Tensor, least: float | None = None) -> Span:
-    """The span of an arc, from ``|p0 + p1|^2`` and ``|p1 - p0|^2``.
+def span(sq_middle: Tensor, sq_along: Tensor, least: float) -> Span:
+    """The span of an arc, from ``|p0 + p1|^2`` and ``|p1 - p0|^2``, which are 0 up to ``least``.
 
     The same endpoints make a point, a cone without width. Opposite ones have no unique arc: their
     middle counts as zero, which leaves the two endpoints alone.
@@ -140,7 +144,9 @@ def nearest_on_arcs(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wider = wide(vectors)
     products = wider @ wider.mT  # (..., 4, 4)
     sq = products.diagonal(dim1=-2, dim2=-1)  # (..., 4)
-    per = inverse_length(sq)
+    # The weight on a middle has no bound, so its length must be known; that on a difference has.
+    middle, along = least_square(vectors.dtype), least_square(sq.dtype)
+    per = inverse_length(sq, sq.new_tensor([middle, along, middle, along]))
     cos_p, sin_p, cos_q, sin_q = (per * sq / 2).unbind(-1)
     p, q = Cone(cos_p, sin_p), Cone(cos_q, sin_q)
     matrix = per[..., :2].unsqueeze(-1) * products[..., :2, 2:] * per[..., 2:].unsqueeze(-2)
@@ -185,8 +191,8 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
     Args:
         p0: (..., d) start of the first arc, a direction: it is divided by its length. Leading axes
             broadcast over all four arguments.
-        p1: (..., d) its end. Equal to ``p0`` the arc is a point. Opposite to ``p0`` (within 1.6e-10
-            in float64) there is no unique arc, and the curve is the two endpoints alone, which all
+        p1: (..., d) its end. Equal to ``p0`` the arc is a point. Opposite to ``p0`` (within
+            1.6e-10) there is no unique arc, and the curve is the two endpoints alone, which all
             arcs between them share.
         q0: (..., d) start of the second arc.
         q1: (..., d) its end.

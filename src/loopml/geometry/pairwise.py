@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from loopml._checks import check_endpoints, check_same_length
-from loopml.geometry.arcs import Span, directions, solve_cones, span
+from loopml.geometry.arcs import Span, directions, least_square, solve_cones, span
 from loopml.geometry.evaluate import wide
 from loopml.geometry.gram import as_rows
 from loopml.geometry.segments import Products, length_and_direction, solve_box
@@ -179,7 +179,8 @@ def _frame(p0: Tensor, p1: Tensor) -> tuple[Span, Tensor, Tensor, Tensor]:
     That is 0 for unit vectors, and up to 1e-16 over the length of the middle for rounded ones.
     """
     middle, along = p0 + p1, p1 - p0
-    arc = span(middle.square().sum(1), along.square().sum(1))
+    sq_middle, sq_along = middle.square().sum(1), along.square().sum(1)
+    arc = span(sq_middle, sq_along, least_square(p0.dtype))
     middle, along = middle * arc.per_middle.unsqueeze(1), along * arc.per_along.unsqueeze(1)
     return arc, middle, along, (middle * along).sum(1)
 
