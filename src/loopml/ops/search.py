@@ -1,6 +1,7 @@
 """Pure torch search over row blocks of curve scores."""
 
-# No "from __future__ import annotations": custom_op of torch 2.4 reads the annotations as types.
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,6 +10,17 @@ from torch import Tensor
 from loopml._types import Pairs
 from loopml.geometry import gram as scores
 from loopml.selection import smallest
+
+# Written out, since the releases of torch differ in which annotations they can read.
+_CURVES = (
+    "Tensor gram, Tensor row_first, Tensor row_second, Tensor row_label, "
+    "Tensor col_first, Tensor col_second, Tensor col_label"
+)
+_SCHEMA = f"({_CURVES}, SymInt k) -> (Tensor, Tensor)"
+_SAMPLES_SCHEMA = (
+    f"({_CURVES}, float[] row_fractions, float[] col_fractions, bool normalize, "
+    "bool similarity, SymInt k) -> (Tensor, Tensor)"
+)
 
 # Scores of one block. A temporary of 2^15 float32 is 128 KiB: the dozen that are alive at once stay
 # in the cache of a core.
@@ -30,7 +42,7 @@ def _search(
     return index, value
 
 
-@torch.library.custom_op("loopml::nearest_arcs", mutates_args=())
+@torch.library.custom_op("loopml::nearest_arcs", mutates_args=(), schema=_SCHEMA)
 def _nearest_arcs(
     gram: Tensor,
     row_first: Tensor,
@@ -52,7 +64,7 @@ def _nearest_arcs(
     return _search(rows, cols, k, score, gram)
 
 
-@torch.library.custom_op("loopml::nearest_segments", mutates_args=())
+@torch.library.custom_op("loopml::nearest_segments", mutates_args=(), schema=_SCHEMA)
 def _nearest_segments(
     gram: Tensor,
     row_first: Tensor,
@@ -74,7 +86,7 @@ def _nearest_segments(
     return _search(rows, cols, k, score, gram)
 
 
-@torch.library.custom_op("loopml::nearest_samples", mutates_args=())
+@torch.library.custom_op("loopml::nearest_samples", mutates_args=(), schema=_SAMPLES_SCHEMA)
 def _nearest_samples(
     gram: Tensor,
     row_first: Tensor,
