@@ -1,0 +1,138 @@
+"""Where hard negatives collapse a training: all embeddings in one point, and no gradient to leave.
+
+HPHN triplet on the glyphs, for each kind of negatives, learning rate and form of the loss, with and
+without a first epoch on real negatives. A training counts as collapsed after an epoch whose hardest
+real negatives are nearer than 0.1 on the unit sphere. From the root of the repository:
+
+    python benchmarks/collapse.py
+
+writes `benchmarks/results/collapse.csv`, a row for each epoch of each training (about five minutes
+on two CPU cores), and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+import glyphs  # noqa: E402 - lies beside the examples
+from training import (  # noqa: E402
+    SYNTHESIZERS,
+    Training,
+    embed,
+    epoch_of_batches,
+    fixed_batch,
+    hardest_negatives,
+)
+
+from loopml import HPHNTripletLoss  # noqa: E402
+
+NEAR = 0.1
+FORMS: dict[str, dict[str, Any]] = {
+    "margin 0.2": {"margin": 0.2},
+    "margin 0.5": {"margin": 0.5},
+    "soft": {"soft_margin": True},
+}
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+
+
+class Case(NamedTuple):
+    """One training."""
+
+    synthesis: str
+    form: str
+    learning_rate: float
+    warm_up: int  # epochs on real negatives first
+
+
+def train(case: Case, epochs: int, seed: int) -> list[dict[str, Any]]:
+    """A row for each epoch."""
+    torch.set_num_threads(1)
+    data = glyphs.load("train")
+    batch = fixed_batch(data.images, data.labels)
+    training = Training("hphn", "none", seed, torch.device("cpu"))
+    training.optimizer = torch.optim.Adam(training.net.parameters(), lr=case.learning_rate)
+    rows = []
+    for epoch in range(epochs):
+        synthesizer = SYNTHESIZERS[case.synthesis]() if epoch >= case.warm_up else None
+        training.loss = HPHNTripletLoss(synthesizer=synthesizer, **FORMS[case.form])
+        loss = training.run_epoch(epoch_of_batches(data, data.labels))
+        nearest = hardest_negatives(
+            embed(training.net, batch.images, training.device), batch.labels
+        )
+        rows.append({**case._asdict(), "epoch": epoch + 1, "train_loss": loss, **nearest})
+    return rows
+
+
+def cases() -> list[Case]:
+    """The grid; real negatives need no warm-up."""
+    grid = product(SYNTHESIZERS, FORMS, LEARNING_RATES, (0, 1))
+    return [Case(*point) for point in grid if point[0] != "none" or point[3] == 0]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """For each case, the epochs that ended collapsed of all."""
+    lines = [
+        "| negatives | warm-up | loss | " + " | ".join(f"{r:g}" for r in LEARNING_RATES) + " |"
+    ]
+    lines.append("|---" * (3 + len(LEARNING_RATES)) + "|")
+    for synthesis, warm_up, form in product(SYNTHESIZERS, (0, 1), FORMS):
+        cells = []
+        for rate in LEARNING_RATES:
+            epochs = [r for r in rows if r_case(r) == Case(synthesis, form, rate, warm_up)]
+            near = sum(row["hardest_real"] < NEAR for row in epochs)
+            cells.append(f"{near} of {len(epochs)}")
+        if epochs:
+            lines.append(f"| {synthesis} | {warm_up} | {form} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def r_case(row: dict[str, Any]) -> Case:
+    """The case of a row."""
+    return Case(*(row[name] for name in Case._fields))
+
+
+def main() -> None:
+    """Train the grid in two processes and write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/collapse.csv")
+    options = parser.parse_args()
+    grid = cases()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+        trained = pool.map(train, grid, [options.epochs] * len(grid), [options.seed] * len(grid))
+        rows = [row for rows in trained for row in rows]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    machine = f"{platform.machine()}, torch {torch.__version__}"
+    with options.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "seed", "commit", "machine"])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "seed": options.seed, "commit": commit, "machine": machine})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
