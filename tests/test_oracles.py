@@ -14,7 +14,7 @@ from strategies import FAMILIES, exact_problems, family_curves, seeds
 SEARCH_ERROR = 1e-11
 # Rounding an endpoint (2e-16) 2e-6 short of antipodal turns its arc by 1e-10.
 ROUNDED_ENDPOINT = 1e-9
-# Worst of 3 200 slopes: 3e-9.
+# Worst of 8 000 trusted slopes: 5e-9.
 SLOPE_ERROR = 1e-8
 
 

@@ -78,7 +78,7 @@ def comparable(distance: BaseDistance, embeddings: Tensor) -> Tensor:
     embeddings = at_least_float32(embeddings)
     if not distance.normalize_embeddings:
         return embeddings
-    return embeddings.masked_fill((embeddings.detach() == 0).all(1, keepdim=True), 0)
+    return embeddings.masked_fill(embeddings.detach().norm(dim=1, keepdim=True) == 0, 0)
 
 
 def seen_by(distance: BaseDistance, embeddings: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 from loopml._checks import check_endpoints, check_nonzero
 from loopml._types import Closest
 from loopml.geometry.evaluate import (
+    by_curve,
     distance_between,
     mixed,
     narrowed,
@@ -126,7 +127,7 @@ def span(sq_middle: Tensor, sq_along: Tensor, least: float) -> Span:
 
 def middles_and_differences(ends: Tensor) -> Tensor:
     """p0 + p1, p1 - p0, q0 + q1, q1 - q0 from the endpoints p0, p1, q0, q1: (..., 4, d)."""
-    start, end = ends[..., 0::2, :], ends[..., 1::2, :]  # (..., 2, d) each
+    start, end = by_curve(ends).unbind(-2)  # (..., 2, d) each
     return torch.stack([start + end, end - start], -2).flatten(-3, -2)
 
 
@@ -158,7 +159,7 @@ def nearest_on_arcs(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _kept_unit(x: Tensor) -> Tensor:
-    """``x``, a unit vector, over its length: the gradient is that of a point on the sphere.
+    """``x``, unit vectors, over their lengths: the gradient is that of a point on the sphere.
 
     Where a row of the caller's is zero, and so is ``x``, it stays zero.
     """
@@ -170,7 +171,7 @@ def measure_arcs(ends: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on float64 unit vectors (..., 4, d)."""
     vectors = middles_and_differences(ends)
     s, t, weights = nearest_on_arcs(vectors)
-    point_p, point_q = (_kept_unit(x) for x in mixed(weights, vectors))
+    point_p, point_q = _kept_unit(mixed(weights, vectors)).unbind(-2)
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))
 
 

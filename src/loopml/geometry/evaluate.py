@@ -49,10 +49,15 @@ def normalized(x: Tensor) -> Tensor:
     return x / torch.where(largest > 0, x.square().sum(-1, keepdim=True), 1).sqrt()
 
 
-def mixed(weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Two points from constant ``weights`` (..., 4) on two vectors (..., 4, d) of each curve."""
+def mixed(weights: Tensor, vectors: Tensor) -> Tensor:
+    """Points (..., 2, d) from constant ``weights`` (..., 4) on two vectors of each curve."""
     terms = weights.unsqueeze(-1) * vectors
-    return terms[..., :2, :].sum(-2), terms[..., 2:, :].sum(-2)
+    return by_curve(terms).sum(-2)
+
+
+def by_curve(vectors: Tensor) -> Tensor:
+    """Four vectors (..., 4, d) as two of each curve: (..., 2, 2, d)."""
+    return vectors.reshape(*vectors.shape[:-2], 2, 2, vectors.shape[-1])
 
 
 def stacked(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:

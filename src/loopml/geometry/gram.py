@@ -48,7 +48,8 @@ def as_rows(spans: Span) -> Span:
 
 def sq_inside(x: Tensor, y: Tensor, cone: Cone) -> Tensor:
     """Squared inner product of (x, y) with its direction, -1 where the cone does not hold that."""
-    return torch.where(y.abs() * cone.cos_half < x * cone.sin_half, x * x + y * y, -1)
+    outside = y.abs() * cone.cos_half >= x * cone.sin_half
+    return (x * x + y * y).masked_fill_(outside, -1)
 
 
 def arc_scores(corner: Tensor, p: Span, q: Span) -> Tensor:
@@ -62,24 +63,26 @@ def arc_scores(corner: Tensor, p: Span, q: Span) -> Tensor:
         p: spans of the row arcs, (b, 1).
         q: spans of the column arcs, (c,).
     """
-    best = corner.amax((0, 2))
+    best = torch.maximum(corner[0], corner[1])  # (b, 2, c)
+    best = torch.maximum(best[:, 0], best[:, 1])
     # Edges: the arc of p against each end of q, then each end of p against the arc of q.
     p_edge = Span(Cone(*(x.unsqueeze(1) for x in p.cone)), *(x.unsqueeze(1) for x in p[1:]))
     x = (corner[0] + corner[1]) * p_edge.per_middle  # (b, 2, c)
     y = (corner[1] - corner[0]) * p_edge.per_along
-    sq_best = sq_inside(x, y, p_edge.cone).amax(1)
+    sq_edge = sq_inside(x, y, p_edge.cone)
+    sq_best = torch.maximum(sq_edge[:, 0], sq_edge[:, 1])
     end, other = corner[:, :, 0], corner[:, :, 1]  # (2, b, c)
     sq_edge = sq_inside((end + other) * q.per_middle, (other - end) * q.per_along, q.cone)
-    sq_best = torch.maximum(sq_best, sq_edge.amax(0))
+    sq_best = torch.maximum(sq_best, torch.maximum(sq_edge[0], sq_edge[1]))
     # Interior: the top left singular vector u of M, and its best answer v = M^T u.
     xx, xy = (x[:, 0] + x[:, 1]) * q.per_middle, (x[:, 1] - x[:, 0]) * q.per_along
     yx, yy = (y[:, 0] + y[:, 1]) * q.per_middle, (y[:, 1] - y[:, 0]) * q.per_along
     cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
     uy = 2 * (xx * yx + xy * yy)
     ux = torch.hypot(cosine, uy) + cosine
-    on_p = uy.abs() * p.cone.cos_half < ux * p.cone.sin_half
+    off_p = uy.abs() * p.cone.cos_half >= ux * p.cone.sin_half
     sq_v = sq_inside(xx * ux + yx * uy, xy * ux + yy * uy, q.cone)
-    sq_best = torch.maximum(sq_best, torch.where(on_p, sq_v / (ux * ux + uy * uy), -1))
+    sq_best = torch.maximum(sq_best, (sq_v / (ux * ux + uy * uy)).masked_fill_(off_p, -1))
     return -torch.where(sq_best > 0, torch.maximum(best, sq_best.clamp(min=0).sqrt()), best)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,6 +124,16 @@ def _(gram: Tensor, row_first: Tensor, *args: object) -> tuple[Tensor, Tensor]:
 _nearest_samples.register_fake(_)
 
 
+def _op(op: Any, gram: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The op, or in eager mode on the CPU the function behind it.
+
+    The Python layers of the dispatcher take 0.4 ms, as long as the search of a batch of 128.
+    """
+    eager = gram.device.type == "cpu" and not torch.compiler.is_compiling()
+    chosen: Callable[..., tuple[Tensor, Tensor]] = op._init_fn if eager else op
+    return chosen
+
+
 @torch.no_grad()
 def nearest_arcs(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest arcs of another label; values are minus the largest inner product.
@@ -136,8 +147,7 @@ def nearest_arcs(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Te
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    found: tuple[Tensor, Tensor] = _nearest_arcs(gram, *rows, *cols, k)
-    return found
+    return _op(_nearest_arcs, gram)(gram, *rows, *cols, k)
 
 
 @torch.no_grad()
@@ -153,8 +163,7 @@ def nearest_segments(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tupl
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    found: tuple[Tensor, Tensor] = _nearest_segments(gram, *rows, *cols, k)
-    return found
+    return _op(_nearest_segments, gram)(gram, *rows, *cols, k)
 
 
 @torch.no_grad()
@@ -185,7 +194,6 @@ def nearest_samples(
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    found: tuple[Tensor, Tensor] = _nearest_samples(
+    return _op(_nearest_samples, gram)(
         gram, *rows, *cols, list(row_fractions), list(col_fractions), normalize, similarity, k
     )
-    return found
