@@ -158,7 +158,7 @@ def slopes(
     - a smaller step gives the same: not where the minimiser reaches an endpoint within the step.
 
     Measured for endpoints around one: 96 % of the segments and 86 % of the arcs in general position
-    can be trusted (many arcs in the plane touch), and their slopes are off by 5e-9 at most. Steps of
+    can be trusted (many arcs in the plane touch); their slopes are off by 5e-9 at most. Steps of
     1e-5 and 1e-7 are worse: truncation and the noise of 3e-16 in the minimum balance at 1e-6.
     """
     steps = np.array([step, -step, step / 4, -step / 4])[:, None, None, None, None]

@@ -72,7 +72,8 @@ class LoOpMiner(BaseMiner, Synthesizer):
 
     Precision:
         The search ranks by a Gram matrix of float32 (float64 for float64), which on distances near
-        0 is good to about 5e-4; the endpoint is decided in float64.
+        0 is good to about 5e-4; the fraction of an arc that decides the endpoint is solved for in
+        float64.
 
     Source:
         LoOp (Vasudeva et al., ICCV 2021), sections 3.1 and 3.2.
@@ -181,7 +182,7 @@ class LoOpMiner(BaseMiner, Synthesizer):
 
         Returns:
             The arguments of a loss, in order: ``loss_fn(*miner.synthesize(embeddings, labels))``.
-            With k tuples it costs memory for 4 k d float64 numbers and their gradients.
+            With k tuples it costs memory for a few times 4 k d numbers and their gradients.
 
         Raises:
             TypeError: an argument is no tensor of its kind.

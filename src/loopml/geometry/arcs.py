@@ -168,7 +168,7 @@ def _kept_unit(x: Tensor) -> Tensor:
 
 
 def measure_arcs(ends: Tensor) -> Closest:
-    """``closest_on_arcs`` without checks, on float64 unit vectors (..., 4, d)."""
+    """``closest_on_arcs`` without checks, on unit vectors (..., 4, d) in their own dtype."""
     vectors = middles_and_differences(ends)
     s, t, weights = nearest_on_arcs(vectors)
     point_p, point_q = _kept_unit(mixed(weights, vectors)).unbind(-2)

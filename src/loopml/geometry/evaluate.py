@@ -1,9 +1,9 @@
 r"""Measure two curves at fixed fractions: points, and a distance that is safe to differentiate.
 
 The gradient of a minimum is the gradient with the minimiser held fixed (envelope theorem), so the
-search for the fractions runs without grad and only what is here is differentiated. Everything is
-computed in float64: on the chosen pairs that costs O(p d), and it is what makes the distance of two
-nearly touching float32 curves mean something.
+search for the fractions runs without grad and only what is here is differentiated. The public
+functions compute in float64, which makes the distance of two nearly touching float32 curves mean
+something; the losses measure in the dtype of their embeddings, at least float32.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def nearest_on_segments(ends: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measure_segments(ends: Tensor) -> Closest:
-    """``closest_on_segments`` without checks, on float64 endpoints (..., 4, d)."""
+    """``closest_on_segments`` without checks, on endpoints (..., 4, d) in their own dtype."""
     s, t = nearest_on_segments(ends)
     point_p, point_q = mixed(torch.stack([1 - s, s, 1 - t, t], -1), ends).unbind(-2)
     sq_size = ends.detach().square().sum(-1).amax(-1)
