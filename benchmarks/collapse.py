@@ -1,13 +1,15 @@
 """Where hard negatives collapse a training: all embeddings in one point, and no gradient to leave.
 
-HPHN triplet on the glyphs, for each kind of negatives, learning rate and form of the loss, with and
-without a first epoch on real negatives. A training counts as collapsed after an epoch whose hardest
-real negatives are nearer than 0.1 on the unit sphere. From the root of the repository:
+HPHN triplet or triplet on the glyphs, for each kind of negatives, learning rate and form of the
+loss, with and without a first epoch on real negatives. A training counts as collapsed after an
+epoch whose hardest real negatives are nearer than 0.1 on the unit sphere. From the root of the
+repository:
 
-    python benchmarks/collapse.py
+    python benchmarks/collapse.py hphn
+    python benchmarks/collapse.py triplet
 
-writes `benchmarks/results/collapse.csv`, a row for each epoch of each training (about five minutes
-on two CPU cores), and prints a table.
+write `benchmarks/results/collapse_hphn.csv` and `collapse_triplet.csv`, a row for each epoch of
+each training (about five minutes each on two CPU cores), and print a table.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pytorch_metric_learning import losses
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
@@ -39,13 +42,20 @@ from training import (  # noqa: E402
     hardest_negatives,
 )
 
-from loopml import HPHNTripletLoss  # noqa: E402
+from loopml import HPHNTripletLoss, SyntheticLoss  # noqa: E402
 
 NEAR = 0.1
-FORMS: dict[str, dict[str, Any]] = {
-    "margin 0.2": {"margin": 0.2},
-    "margin 0.5": {"margin": 0.5},
-    "soft": {"soft_margin": True},
+FORMS: dict[str, dict[str, dict[str, Any]]] = {
+    "hphn": {
+        "margin 0.2": {"margin": 0.2},
+        "margin 0.5": {"margin": 0.5},
+        "soft": {"soft_margin": True},
+    },
+    "triplet": {
+        "margin 0.2": {"margin": 0.2},
+        "margin 0.5": {"margin": 0.5},
+        "soft": {"margin": 0.0, "smooth_loss": True},
+    },
 }
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 
@@ -53,10 +63,21 @@ LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 class Case(NamedTuple):
     """One training."""
 
+    loss: str
     synthesis: str
     form: str
     learning_rate: float
     warm_up: int  # epochs on real negatives first
+
+
+def make_loss(case: Case, synthesis: str) -> losses.BaseMetricLossFunction:
+    """The loss of a case on some kind of negatives."""
+    synthesizer = SYNTHESIZERS[synthesis]()
+    options = FORMS[case.loss][case.form]
+    if case.loss == "hphn":
+        return HPHNTripletLoss(synthesizer=synthesizer, **options)
+    loss = losses.TripletMarginLoss(**options)
+    return loss if synthesizer is None else SyntheticLoss(loss, synthesizer)
 
 
 def train(case: Case, epochs: int, seed: int) -> list[dict[str, Any]]:
@@ -68,8 +89,7 @@ def train(case: Case, epochs: int, seed: int) -> list[dict[str, Any]]:
     training.optimizer = torch.optim.Adam(training.net.parameters(), lr=case.learning_rate)
     rows = []
     for epoch in range(epochs):
-        synthesizer = SYNTHESIZERS[case.synthesis]() if epoch >= case.warm_up else None
-        training.loss = HPHNTripletLoss(synthesizer=synthesizer, **FORMS[case.form])
+        training.loss = make_loss(case, "none" if epoch < case.warm_up else case.synthesis)
         loss = training.run_epoch(epoch_of_batches(data, data.labels))
         nearest = hardest_negatives(
             embed(training.net, batch.images, training.device), batch.labels
@@ -78,22 +98,22 @@ def train(case: Case, epochs: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def cases() -> list[Case]:
+def cases(loss: str) -> list[Case]:
     """The grid; real negatives need no warm-up."""
-    grid = product(SYNTHESIZERS, FORMS, LEARNING_RATES, (0, 1))
-    return [Case(*point) for point in grid if point[0] != "none" or point[3] == 0]
+    grid = product([loss], SYNTHESIZERS, FORMS[loss], LEARNING_RATES, (0, 1))
+    return [Case(*point) for point in grid if point[1] != "none" or point[4] == 0]
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(loss: str, rows: Sequence[dict[str, Any]]) -> str:
     """For each case, the epochs that ended collapsed of all."""
     lines = [
         "| negatives | warm-up | loss | " + " | ".join(f"{r:g}" for r in LEARNING_RATES) + " |"
     ]
     lines.append("|---" * (3 + len(LEARNING_RATES)) + "|")
-    for synthesis, warm_up, form in product(SYNTHESIZERS, (0, 1), FORMS):
+    for synthesis, warm_up, form in product(SYNTHESIZERS, (0, 1), FORMS[loss]):
         cells = []
         for rate in LEARNING_RATES:
-            epochs = [r for r in rows if r_case(r) == Case(synthesis, form, rate, warm_up)]
+            epochs = [r for r in rows if r_case(r) == Case(loss, synthesis, form, rate, warm_up)]
             near = sum(row["hardest_real"] < NEAR for row in epochs)
             cells.append(f"{near} of {len(epochs)}")
         if epochs:
@@ -109,11 +129,11 @@ def r_case(row: dict[str, Any]) -> Case:
 def main() -> None:
     """Train the grid in two processes and write what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("loss", choices=FORMS)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/collapse.csv")
     options = parser.parse_args()
-    grid = cases()
+    grid = cases(options.loss)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawn) as pool:
         trained = pool.map(train, grid, [options.epochs] * len(grid), [options.seed] * len(grid))
@@ -126,12 +146,13 @@ def main() -> None:
         check=True,
     ).stdout.strip()
     machine = f"{platform.machine()}, torch {torch.__version__}"
-    with options.out.open("w", newline="") as file:
+    out = ROOT / f"benchmarks/results/collapse_{options.loss}.csv"
+    with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], "seed", "commit", "machine"])
         writer.writeheader()
         for row in rows:
             writer.writerow({**row, "seed": options.seed, "commit": commit, "machine": machine})
-    print(table(rows))
+    print(table(options.loss, rows))
 
 
 if __name__ == "__main__":
