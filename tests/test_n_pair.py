@@ -192,3 +192,26 @@ def test_stats_are_collected_where_asked_for() -> None:
     assert loss.hardest_synthetic_negative == pytest.approx(miner.hardest_synthetic_negative)
     loss(*batch([1, 2]))
     assert loss.num_tuples == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "interior", "real", "synthetic"),
+    [
+        # The first segment ends one short of the middle of the second.
+        ([[-2.0, 1.0], [0.0, 1.0], [1.0, -3.0], [1.0, 5.0]], 0, 17**0.5, 1),
+        ([[0.0, 1.0], [-2.0, 1.0], [1.0, -3.0], [1.0, 5.0]], 0, 17**0.5, 1),
+        # They cross in the middle of both.
+        ([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]], 1, 2**0.5, 0),
+    ],
+)
+def test_stats_of_known_segments(
+    rows: list[list[float]], interior: float, real: float, synthetic: float
+) -> None:
+    """A minimum counts as interior only where it is an end of neither curve."""
+    plain = LpDistance(normalize_embeddings=False)
+    miner = LoOpMiner(distance=plain, collect_stats=True)
+    miner(torch.tensor(rows, dtype=torch.float64), torch.tensor([0, 0, 1, 1]))
+    assert miner.num_tuples == 4
+    assert miner.interior_share == interior
+    assert miner.hardest_real_negative == pytest.approx(real)
+    assert miner.hardest_synthetic_negative == pytest.approx(synthetic)
