@@ -2,24 +2,51 @@
 
 One protocol, three curves: great-circle arcs, straight segments, and sampled points (Embedding
 Expansion; without interior points, the endpoints alone). The search is without grad and in the
-dtype of its Gram matrix; what it chooses is measured from explicit vectors, with grad.
+dtype of its Gram matrix; where the curves that it chooses come nearest is solved from explicit
+vectors, and the points there are weighted sums of endpoints, with grad.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from loopml import ops
-from loopml._types import Closest, Pairs
-from loopml.geometry.arcs import measure_arcs
-from loopml.geometry.evaluate import distance_between, normalized, wide
-from loopml.geometry.gram import sample_scores
+from loopml._types import Pairs
+from loopml.geometry.arcs import kept_unit, nearest_on_arcs, weights_of_ends
+from loopml.geometry.evaluate import normalized, wide
+from loopml.geometry.gram import (
+    grid_corners,
+    sample_nearness,
+    sample_scores,
+    sample_terms,
+    weigh_samples,
+)
 from loopml.geometry.pairwise import arc_cosines
-from loopml.geometry.segments import measure_segments
+from loopml.geometry.segments import nearest_on_segments
+
+
+def rows_of(points: Tensor, rows: Tensor) -> Tensor:
+    """The ``points`` at ``rows`` (m, e): (m, e, d)."""
+    return points.index_select(0, rows.flatten()).view(*rows.shape, points.shape[1])
+
+
+def weighted_sums(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Sums (m, d) of ``points`` at ``rows`` (m, e) times constant ``weights`` (m, e)."""
+    # One op for the gather and the sum, and one for its gradient.
+    return torch.nn.functional.embedding_bag(rows, points, mode="sum", per_sample_weights=weights)
+
+
+class Minimum(NamedTuple):
+    """Where m pairs of curves come nearest to each other."""
+
+    s: Tensor  # (m,) fraction of the first curve
+    t: Tensor  # (m,) fraction of the second
+    weights: Tensor  # (m, 4) of the endpoints p0, p1 and q0, q1 in the two points
+    sq_size: Tensor | float  # square of the numbers that a distance is a difference of
 
 
 class Curve(Protocol):
@@ -39,8 +66,11 @@ class Curve(Protocol):
     def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
         """For each row curve the k nearest column curves of another label, as in ``ops``."""
 
-    def measure(self, ends: Tensor) -> Closest:
-        """The nearest points of two curves with endpoints p0, p1, q0, q1 (m, 4, d), with grad."""
+    def solve(self, points: Tensor, rows: Tensor) -> Minimum:
+        """Where two curves with endpoints p0, p1, q0, q1 at ``rows`` (m, 4) come nearest."""
+
+    def on_curve(self, points: Tensor, fractions: Tensor) -> Tensor:
+        """Weighted sums of endpoints (..., d) as points of the curve, with its gradient."""
 
     def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
         """The largest inner product of each row curve with each column curve (r, c), with grad."""
@@ -61,9 +91,17 @@ class Arcs:
         """As :class:`Curve`."""
         return ops.nearest_arcs(gram, rows, cols, k)
 
-    def measure(self, ends: Tensor) -> Closest:
+    def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """As :class:`Curve`."""
-        return measure_arcs(ends)
+        both = rows.view(-1, 2, 1, 2).expand(-1, 2, 2, 2)  # each curve twice
+        weights = points.new_tensor([[1, 1], [-1, 1]]).expand_as(both)
+        vectors = weighted_sums(points, both.reshape(-1, 2), weights.reshape(-1, 2))
+        s, t, weights = nearest_on_arcs(vectors.view(*rows.shape, points.shape[1]))
+        return Minimum(s, t, weights_of_ends(weights), sq_size=1)
+
+    def on_curve(self, points: Tensor, fractions: Tensor) -> Tensor:
+        """As :class:`Curve`; the gradient is that of points on the sphere."""
+        return kept_unit(points)
 
     def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
         """As :class:`Curve`."""
@@ -85,9 +123,16 @@ class Segments:
         """As :class:`Curve`."""
         return ops.nearest_segments(gram, rows, cols, k)
 
-    def measure(self, ends: Tensor) -> Closest:
+    def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """As :class:`Curve`."""
-        return measure_segments(ends)
+        ends = rows_of(points, rows)
+        s, t = nearest_on_segments(ends)
+        weights = torch.stack([1 - s, s, 1 - t, t], -1)
+        return Minimum(s, t, weights, ends.square().sum(-1).amax(-1))
+
+    def on_curve(self, points: Tensor, fractions: Tensor) -> Tensor:
+        """As :class:`Curve`."""
+        return points
 
     def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
         """As :class:`Curve`; a product of two segments is bilinear, so largest at ends of both."""
@@ -109,6 +154,18 @@ class Samples:
     q_fractions: tuple[float, ...]
     normalize: bool
     similarity: bool
+
+    def start(self) -> Samples:
+        """With the first end alone of the first curve."""
+        return replace(self, p_fractions=self.p_fractions[:1])
+
+    def between(self) -> Samples:
+        """Without the ends of the first curve."""
+        return replace(self, p_fractions=self.p_fractions[1:-1])
+
+    def without_end(self) -> Samples:
+        """Without the second end of the first curve."""
+        return replace(self, p_fractions=self.p_fractions[:-1])
 
     @property
     def translates(self) -> bool:
@@ -132,47 +189,38 @@ class Samples:
             k=k,
         )
 
-    def measure(self, ends: Tensor) -> Closest:
-        """As :class:`Curve`; ``distance`` is Euclidean also where near is a large inner product."""
-        p0, p1, q0, q1 = ends.unbind(-2)
-        s, t = self._nearest_samples(p0, p1, q0, q1)
-        point_p, point_q = self._point(s, p0, p1), self._point(t, q0, q1)
-        return Closest(s, t, point_p, point_q, distance_between(point_p, point_q))
+    def solve(self, points: Tensor, rows: Tensor) -> Minimum:
+        """As :class:`Curve`."""
+        ends = wide(rows_of(points, rows))
+        gram = (ends @ ends.mT).permute(1, 2, 0)  # (4, 4, m)
+        p, q = (
+            weigh_samples(gram[i, i], gram[i, i + 1], gram[i + 1, i + 1], at, self.normalize)
+            for i, at in ((0, self.p_fractions), (2, self.q_fractions))
+        )
+        nearness = sample_nearness(gram[:2, 2:], p, q, self.similarity)  # (k, l, m)
+        best = nearness.flatten(0, 1).argmax(0)
+        s, t = best.div(len(self.q_fractions), rounding_mode="floor"), best % len(self.q_fractions)
+        which = torch.arange(len(best), device=best.device)
+        weights = torch.cat([p[:2, s, which], q[:2, t, which]]).T
+        s, t = ends.new_tensor(self.p_fractions)[s], ends.new_tensor(self.q_fractions)[t]
+        return Minimum(s, t, weights, sq_size=0)
+
+    def on_curve(self, points: Tensor, fractions: Tensor) -> Tensor:
+        """As :class:`Curve`."""
+        if not self.normalize:
+            return points
+        between = (fractions > 0) & (fractions < 1)
+        return torch.where(between.unsqueeze(-1), kept_unit(points), points)
 
     def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
         """As :class:`Curve`."""
-        fractions = (self.p_fractions, self.q_fractions)
-        return -sample_scores(
-            points @ points.T, rows, cols, *fractions, self.normalize, similarity=True
-        )
-
-    def _nearest_samples(
-        self, p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        # A block, not a decorator: dynamo cannot trace a decorated method of an object it made.
-        with torch.no_grad():
-            s, t = p0.new_tensor(self.p_fractions), p0.new_tensor(self.q_fractions)
-            points_p = self._point(s, p0.unsqueeze(-2), p1.unsqueeze(-2))  # (m, k, d)
-            points_q = self._point(t, q0.unsqueeze(-2), q1.unsqueeze(-2))  # (m, l, d)
-            score = -(points_p @ points_q.mT)  # (m, k, l)
-            if not self.similarity:
-                sq_p, sq_q = points_p.square().sum(-1), points_q.square().sum(-1)
-                score = sq_p.unsqueeze(-1) + sq_q.unsqueeze(-2) + 2 * score
-            best = score.flatten(-2).argmin(-1)
-            return s[best.div(len(t), rounding_mode="floor")], t[best % len(t)]
-
-    def _point(self, s: Tensor, p0: Tensor, p1: Tensor) -> Tensor:
-        s = s.unsqueeze(-1)
-        point = (1 - s) * p0 + s * p1
-        if not self.normalize:
-            return point
-        return torch.where((s > 0) & (s < 1), normalized(point), point)
+        gram = points @ points.T
+        p = sample_terms(gram, rows, self.p_fractions, self.normalize).unsqueeze(-1)
+        q = sample_terms(gram, cols, self.q_fractions, self.normalize).unsqueeze(-2)
+        return sample_scores(grid_corners(gram, rows, cols), p, q, similarity=True)
 
 
-def samples(n_points: int, *, normalize: bool, similarity: bool, whole: bool = True) -> Samples:
-    """``n_points`` points evenly between the ends, and both ends.
-
-    Without ``whole`` the first curve lacks its second end: it is an anchor and its own points.
-    """
+def samples(n_points: int, *, normalize: bool, similarity: bool) -> Samples:
+    """``n_points`` points evenly between the ends, and both ends."""
     fractions = tuple(i / (n_points + 1) for i in range(n_points + 2))
-    return Samples(fractions if whole else fractions[:-1], fractions, normalize, similarity)
+    return Samples(fractions, fractions, normalize, similarity)

@@ -137,18 +137,10 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
 
     def curve_in(self, space: Space) -> Curve:
         """The curve that joins two points of ``space``."""
-        return self._samples(space, whole=True)
-
-    def anchor_curve_in(self, space: Space) -> Curve | None:
-        """An anchor owns itself and the points between, not its positive, as the paper's code."""
-        return self._samples(space, whole=False)
-
-    def _samples(self, space: Space, *, whole: bool) -> Curve:
         return samples(
             self.n_points,
             normalize=self.normalize or space is SPHERE,
             similarity=space is DOT_PRODUCT,
-            whole=whole,
         )
 
     def extra_repr(self) -> str:

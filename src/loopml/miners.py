@@ -18,10 +18,12 @@ from loopml.synthesis import (
     Negatives,
     Points,
     Synthesizer,
+    Tuples,
     choose,
     measure,
     on_device_of,
     points_of,
+    solve,
     stats_of,
 )
 
@@ -150,16 +152,19 @@ class LoOpMiner(BaseMiner, Synthesizer):
         pairing = pair_up(self.pairing, embeddings, labels, references[0], moved)
         with full_precision(embeddings):
             points = points_of(self.distance, curve, embeddings, references[0])
-            negatives = choose(curve, points, pairing, self.num_negatives)
-            nearest = _measure_in_chunks(curve, points, negatives)
-        self._record(points, negatives, nearest)
-        first, second, _ = negatives.curve
-        endpoint = torch.where(nearest.t <= 0.5, first, second)
-        return negatives.anchor, negatives.positive - offset, endpoint - offset
+            tuples = choose(curve, points, pairing, self.num_negatives)
+            rows = torch.split(tuples.negatives.ends(), _CHUNK)
+            t = torch.cat([solve(curve, points, part).t for part in rows])
+            if self.collect_stats:
+                self._record(points, tuples, _measure_in_chunks(curve, points, tuples.negatives))
+        first, second, _ = tuples.negatives.curve
+        endpoint = torch.where(t <= 0.5, first, second)[tuples.which]
+        return tuples.anchor, tuples.positive - offset, endpoint - offset
 
-    def _record(self, points: Points, negatives: Negatives, nearest: Closest) -> None:
+    def _record(self, points: Points, tuples: Tuples, nearest: Closest) -> None:
         if self.collect_stats:
-            for name, value in stats_of(points, negatives, nearest).items():
+            stats = stats_of(points, tuples.negatives, nearest, len(tuples.anchor))
+            for name, value in stats.items():
                 setattr(self, name, value)
 
     def synthesize(
@@ -203,10 +208,6 @@ class LoOpMiner(BaseMiner, Synthesizer):
                 return samples(0, normalize=False, similarity=True)
             geometry = "segment" if space is EUCLIDEAN else "arc"
         return Arcs(on_sphere=space is SPHERE) if geometry == "arc" else Segments()
-
-    def anchor_curve_in(self, space: Space) -> Curve | None:
-        """None: an anchor owns all of its curves."""
-        return None
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""

@@ -84,13 +84,13 @@ def pair_up(
         curves = _consecutive(labels)
         return _both_ways(curves, curves)
     if ref_labels is None:
-        curves, lone = _all_curves(labels)
-        return _both_ways(curves, _concatenate(curves, lone))
+        curves, lone = all_curves(labels)
+        return _both_ways(curves, _concatenate(curves, lone) if len(lone.first) else curves)
     mask = positive_mask(embeddings, labels, ref_emb, ref_labels)
     offset = len(labels)
     anchor, positive = mask.nonzero(as_tuple=True)
     positives = Pairs(anchor, positive + offset, labels[anchor])
-    curves, lone = _all_curves(ref_labels)
+    curves, lone = all_curves(ref_labels)
     negatives = _concatenate(curves, lone)
     negatives = Pairs(negatives.first + offset, negatives.second + offset, negatives.label)
     return Pairing(positives, negatives, *positives[:2], torch.arange(len(anchor)).to(anchor))
@@ -114,11 +114,19 @@ def _consecutive(labels: Tensor) -> Pairs:
     return Pairs(index[0::2], index[1::2], first)
 
 
-def _all_curves(labels: Tensor) -> tuple[Pairs, Pairs]:
-    """Every unordered pair of a class, and every lone sample."""
-    same = labels.unsqueeze(1) == labels  # (n, n)
-    first, second = same.triu(1).nonzero(as_tuple=True)
-    (lone,) = (same.sum(1) == 1).nonzero(as_tuple=True)
+def all_curves(labels: Tensor) -> tuple[Pairs, Pairs]:
+    """Every unordered pair of a class, in the order of its rows, and every lone sample."""
+    n = len(labels)
+    ranked, row = labels.sort(stable=True)
+    position = torch.empty_like(row).scatter_(0, row, torch.arange(n, device=row.device))
+    end = torch.searchsorted(ranked, labels, right=True)
+    later = end - position - 1  # how many rows of the class come after each
+    first = torch.arange(n, device=row.device).repeat_interleave(later)
+    before = later.cumsum(0) - later
+    nth = torch.arange(len(first), device=row.device) - before[first]
+    second = row[position[first] + 1 + nth]
+    size = end - torch.searchsorted(ranked, labels)
+    (lone,) = (size == 1).nonzero(as_tuple=True)
     return Pairs(first, second, labels[first]), Pairs(lone, lone, labels[lone])
 
 

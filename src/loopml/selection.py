@@ -1,4 +1,4 @@
-"""Masked arg-min and k smallest of score rows, with ties broken by the lowest index."""
+"""Masked arg-max and k largest of score rows, with ties broken by the lowest index."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def smallest(scores: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` lowest allowed scores of each row, lowest first.
+def largest(scores: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` highest allowed scores of each row, highest first.
 
     Args:
         scores: (b, c).
@@ -15,26 +15,25 @@ def smallest(scores: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: how many; rows with fewer are filled up.
 
     Returns:
-        Indices (b, k), -1 where there is no allowed score left, and scores (b, k), inf there. Equal
-        scores come in the order of their indices.
+        Indices (b, k), -1 where there is no allowed score left, and scores (b, k), -inf there.
+        Equal scores come in the order of their indices.
     """
     b, c = scores.shape
-    scores = scores.masked_fill(~allowed, torch.inf)
+    scores = torch.where(allowed, scores, -torch.inf)
     taken = min(k, c)
     if taken == 0:
-        value = scores.new_full((b, k), torch.inf)
+        value = scores.new_full((b, k), -torch.inf)
         return torch.full_like(value, -1, dtype=torch.int64), value
     if taken == 1:
-        value = scores.amin(1, keepdim=True)
-        columns = torch.arange(c, device=scores.device)
-        index = torch.where(scores == value, columns, c).amin(1, keepdim=True)
+        value, index = scores.max(1, keepdim=True)  # the first of equal ones, as documented
     else:
-        value, index = scores.sort(dim=1, stable=True)
+        value, index = scores.sort(dim=1, descending=True, stable=True)
         value, index = value[:, :taken], index[:, :taken]
-    index = torch.where(value < torch.inf, index, -1)
-    missing = (0, k - taken)
-    pad = torch.nn.functional.pad
-    return pad(index, missing, value=-1), pad(value, missing, value=torch.inf)
+    index = torch.where(value > -torch.inf, index, -1)
+    if taken == k:
+        return index, value
+    missing, pad = (0, k - taken), torch.nn.functional.pad
+    return pad(index, missing, value=-1), pad(value, missing, value=-torch.inf)
 
 
 def smallest_per_group(value: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -56,3 +55,23 @@ def smallest_per_group(value: Tensor, group: Tensor, groups: int) -> tuple[Tenso
     first = positions.new_full((groups,), e).scatter_reduce(0, group, positions, "amin")
     found = first < e
     return torch.where(found, first, 0), found
+
+
+def farthest(gram: Tensor, anchor: Tensor, positive: Tensor, n: int) -> Tensor:
+    """The farthest positive of each anchor, in Euclidean distance.
+
+    Args:
+        gram: (m, m) inner products of all points.
+        anchor: (e,) rows below n.
+        positive: (e,) a positive of each.
+        n: how many anchors there may be.
+
+    Returns:
+        (n,) rows, -1 where a row has no positive; the first of equally far ones.
+    """
+    if len(anchor) == 0:
+        return torch.full((n,), -1, device=gram.device)
+    # The square of the anchor itself is the same for all of its positives.
+    nearness = 2 * gram[anchor, positive] - gram.diagonal()[positive]
+    pair, found = smallest_per_group(nearness, anchor, n)
+    return torch.where(found, positive[pair], -1)

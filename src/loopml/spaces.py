@@ -14,6 +14,7 @@ from pytorch_metric_learning.distances import (
 )
 from torch import Tensor
 
+from loopml.geometry.lengths import direction_of
 from loopml.geometry.transplant import along_anchor, onto_plane, onto_sphere
 
 
@@ -82,6 +83,9 @@ def comparable(distance: BaseDistance, embeddings: Tensor) -> Tensor:
 
 
 def seen_by(distance: BaseDistance, embeddings: Tensor) -> Tensor:
-    """The embeddings as ``distance`` compares them; a zero row stays zero."""
-    seen: Tensor = distance.maybe_normalize(comparable(distance, embeddings))
-    return seen
+    """The embeddings as ``distance`` compares them; a zero row stays zero, without a gradient."""
+    embeddings = at_least_float32(embeddings)
+    if not distance.normalize_embeddings:
+        return embeddings
+    # The least length is that of torch.nn.functional.normalize.
+    return direction_of(embeddings, 1e-12)

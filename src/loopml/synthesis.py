@@ -9,7 +9,7 @@ from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
 from loopml._types import Closest, Pairs, SyntheticBatch
-from loopml.curves import Curve, Segments
+from loopml.curves import Curve, Minimum, Segments, weighted_sums
 from loopml.geometry.evaluate import distance_between
 from loopml.geometry.transplant import onto_sphere_at_distance
 from loopml.pairing import Pairing, pair_up
@@ -25,15 +25,28 @@ class Points(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """Tuples of curves: each ordered positive pair with a negative curve."""
+    """Positive curves, each with a negative curve."""
 
     anchor: Tensor  # (m,)
     positive: Tensor  # (m,)
     curve: Pairs  # (m,) the negative curves
 
+    def ends(self) -> Tensor:
+        """The rows of the endpoints p0, p1, q0, q1 of both curves: (m, 4)."""
+        return torch.stack([self.anchor, self.positive, self.curve.first, self.curve.second], 1)
+
     def take(self, index: Tensor | slice) -> Negatives:
         """The tuples at ``index``."""
         return Negatives(self.anchor[index], self.positive[index], self.curve.take(index))
+
+
+class Tuples(NamedTuple):
+    """Ordered positive pairs, each with a negative curve."""
+
+    negatives: Negatives  # (u,) the same for both orders of a pair
+    anchor: Tensor  # (m,)
+    positive: Tensor  # (m,)
+    which: Tensor  # (m,) index into ``negatives``
 
 
 STATS = (
@@ -54,11 +67,7 @@ class Synthesizer:
         """The curve that joins two points of ``space``."""
         raise NotImplementedError
 
-    def anchor_curve_in(self, space: Space) -> Curve | None:
-        """The curve of an ordered pair that belongs to its anchor, if that differs."""
-        raise NotImplementedError
-
-    def _record(self, points: Points, negatives: Negatives, nearest: Closest) -> None:
+    def _record(self, points: Points, tuples: Tuples, nearest: Closest) -> None:
         """Keep the stats of these tuples, where the synthesizer collects any."""
 
     def _synthesize(
@@ -76,25 +85,27 @@ class Synthesizer:
         with full_precision(embeddings):
             points = points_of(distance, curve, embeddings, ref_emb)
             pairing = pair_up(self.pairing, embeddings, labels, ref_emb, ref_labels)
-            negatives = choose(curve, points, pairing, self.num_negatives)
-            nearest = measure(curve, points, negatives)
-            self._record(points, negatives, nearest)
-            anchor = points.seen.index_select(0, negatives.anchor)
+            tuples = choose(curve, points, pairing, self.num_negatives)
+            nearest = measure(curve, points, tuples.negatives)
+            self._record(points, tuples, nearest)
+            anchor = points.seen.index_select(0, tuples.anchor)
+            z_p, z_n = (z.index_select(0, tuples.which) for z in nearest[2:4])
             # Points inside the sphere cannot be rotated onto it.
             inside = space is SPHERE and isinstance(curve, Segments)
             transplant = onto_sphere_at_distance if inside else space.transplant
-            synthetic = transplant(anchor, nearest.point_p, nearest.point_q)
+            synthetic = transplant(anchor, z_p, z_n)
         if ref_emb is None or ref_labels is None:
             ref_emb, ref_labels, offset = embeddings, labels, 0
         else:
             ref_emb, offset = ref_emb.to(embeddings.dtype), len(embeddings)
         rows = torch.arange(len(synthetic), device=labels.device) + len(ref_emb)
+        synthetic_labels = tuples.negatives.curve.label[tuples.which]
         return SyntheticBatch(
             embeddings,
             labels,
-            (negatives.anchor, negatives.positive - offset, rows),
+            (tuples.anchor, tuples.positive - offset, rows),
             torch.cat([ref_emb, synthetic.to(ref_emb.dtype)]),
-            torch.cat([ref_labels, negatives.curve.label.to(ref_labels.dtype)]),
+            torch.cat([ref_labels, synthetic_labels.to(ref_labels.dtype)]),
         )
 
 
@@ -124,41 +135,62 @@ def points_of(
 
 
 @torch.no_grad()
-def choose(curve: Curve, points: Points, pairing: Pairing, k: int | None) -> Negatives:
-    """The ``k`` nearest negative curves of each ordered positive pair, or all of them."""
+def choose(curve: Curve, points: Points, pairing: Pairing, k: int | None) -> Tuples:
+    """Each positive pair with its ``k`` nearest negative curves, or with all of them."""
     rows, cols = pairing.positives, pairing.negatives
     if k is None:
-        allowed = rows.label.unsqueeze(1) != cols.label
-        pair, negative = allowed[pairing.curve].nonzero(as_tuple=True)
+        found = rows.label.unsqueeze(1) != cols.label  # (p, c)
+        curves, col = found.nonzero(as_tuple=True)
     else:
         index, _ = curve.nearest(points.gram, rows, cols, k)
-        index = index[pairing.curve]  # (o, k)
-        pair, slot = (index >= 0).nonzero(as_tuple=True)
-        negative = index[pair, slot]
-    return Negatives(pairing.anchor[pair], pairing.positive[pair], cols.take(negative))
+        found = index >= 0  # (p, k)
+        curves, slot = found.nonzero(as_tuple=True)
+        col = index[curves, slot]
+    number = found.flatten().cumsum(0).view_as(found) - 1
+    pair, slot = found[pairing.curve].nonzero(as_tuple=True)
+    return Tuples(
+        Negatives(rows.first[curves], rows.second[curves], cols.take(col)),
+        pairing.anchor[pair],
+        pairing.positive[pair],
+        number[pairing.curve[pair], slot],
+    )
 
 
 def measure(curve: Curve, points: Points, negatives: Negatives) -> Closest:
     """The nearest points of each tuple's two curves, differentiable."""
-    ends = (negatives.anchor, negatives.positive, negatives.curve.first, negatives.curve.second)
-    rows = torch.stack(ends, 1)  # (m, 4)
-    # index_select, not indexing: its gradient adds rows, in a fraction of the time on the CPU.
-    gathered = points.placed.index_select(0, rows.flatten())
-    return curve.measure(gathered.view(*rows.shape, points.placed.shape[1]))
+    rows = negatives.ends()
+    minimum = solve(curve, points, rows)
+    weights = minimum.weights.to(points.placed.dtype)
+    weighted = weighted_sums(points.placed, rows.view(-1, 2), weights.reshape(-1, 2))
+    fractions = torch.stack([minimum.s, minimum.t], 1)  # (m, 2)
+    on_curve = curve.on_curve(weighted.view(len(rows), 2, points.placed.shape[1]), fractions)
+    point_p, point_q = on_curve.unbind(1)
+    distance = distance_between(point_p, point_q, minimum.sq_size)
+    return Closest(minimum.s, minimum.t, point_p, point_q, distance)
+
+
+def difference(points: Tensor, rows: Tensor) -> Tensor:
+    """The first minus the second of the ``points`` at ``rows`` (m, 2)."""
+    return weighted_sums(points, rows, points.new_tensor([1, -1]).expand_as(rows))
+
+
+def solve(curve: Curve, points: Points, rows: Tensor) -> Minimum:
+    """Where the curves with endpoints ``rows`` (m, 4) come nearest, without grad."""
+    with torch.no_grad():
+        return curve.solve(points.placed, rows)
 
 
 @torch.no_grad()
-def stats_of(points: Points, negatives: Negatives, nearest: Closest) -> dict[str, float]:
+def stats_of(points: Points, negatives: Negatives, nearest: Closest, m: int) -> dict[str, float]:
     """What ``collect_stats`` records of tuples of curves; it reads values, so it syncs a GPU.
 
     The mean distance to the negative, of the nearest ends and of the curves themselves, and the
     share of tuples whose nearest points are ends of neither curve.
     """
-    m = len(negatives.anchor)
     if m == 0:
         return dict.fromkeys(STATS, 0.0)
-    p = points.placed[torch.stack([negatives.anchor, negatives.positive], 1)]  # (m, 2, d)
-    q = points.placed[torch.stack([negatives.curve.first, negatives.curve.second], 1)]
+    ends = points.placed[negatives.ends()]  # (u, 4, d)
+    p, q = ends[:, :2], ends[:, 2:]
     real = distance_between(p.unsqueeze(2), q.unsqueeze(1)).flatten(1).amin(1)
     interior = (nearest.s * (1 - nearest.s) * nearest.t * (1 - nearest.t)) > 0
     means = (real.mean(), nearest.distance.mean(), interior.to(real.dtype).mean())

@@ -31,6 +31,7 @@ from loopml.geometry.evaluate import (
     stacked,
     wide,
 )
+from loopml.geometry.lengths import direction_of
 
 
 class Cone(NamedTuple):
@@ -38,21 +39,6 @@ class Cone(NamedTuple):
 
     cos_half: Tensor
     sin_half: Tensor
-
-    def answer(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The unit vector of the cone with the largest inner product with (x, y)."""
-        # Strict, so that a cone that is a single direction is never "inside": with x < 0 its
-        # value is x, not |x|.
-        inside = y.abs() * self.cos_half < x * self.sin_half
-        length = torch.where(inside, torch.hypot(x, y), 1)
-        end = torch.copysign(self.sin_half.expand_as(y), y)
-        return torch.where(inside, x / length, self.cos_half), torch.where(inside, y / length, end)
-
-    def fraction(self, x: Tensor, y: Tensor) -> Tensor:
-        """The fraction of the arc's angle at which its point (x, y) lies; 0 on a point."""
-        half = self.half()
-        angle = torch.atan2(y, x)
-        return torch.where(half > 0, (angle / torch.where(half > 0, half, 1) + 1) / 2, 0)
 
     def half(self) -> Tensor:
         """Half of the arc's angle, in radians."""
@@ -67,39 +53,45 @@ class Span(NamedTuple):
     per_along: Tensor  # 1 / |p1 - p0|, 0 where they coincide
 
 
-def top_left_singular(xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor) -> tuple[Tensor, Tensor]:
-    """The top left singular vector of [[xx, xy], [yx, yy]], not normalised, first entry >= 0.
-
-    It is the half angle of ``M M^T``, taken so that nothing cancels.
-    """
-    cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
-    sine = 2 * (xx * yx + xy * yy)
-    radius = torch.hypot(cosine, sine)
-    right = cosine >= 0
-    x = torch.where(right, radius + cosine, sine.abs())
-    y = torch.where(right, sine, torch.copysign(radius - cosine, sine))
-    return x, y
-
-
 def solve_cones(
-    xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor, p: Cone, q: Cone
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The unit vectors of two cones that maximise ``x^T [[xx, xy], [yx, yy]] y``."""
-    # Starts on the arc of p: the singular vector and both ends; on that of q: both ends.
-    u = p.answer(*top_left_singular(xx, xy, yx, yy))
-    p_cos, p_sin, q_cos, q_sin = (side.expand_as(xx) for side in (*p, *q))
-    px, py = torch.stack([u[0], p_cos, p_cos]), torch.stack([u[1], p_sin, -p_sin])  # (3, ...)
-    qx, qy = torch.stack([q_cos, q_cos]), torch.stack([q_sin, -q_sin])  # (2, ...)
-    q_best = q.answer(xx * px + yx * py, xy * px + yy * py)
-    p_best = p.answer(xx * qx + xy * qy, yx * qx + yy * qy)
-    px, py = torch.cat([px, p_best[0]]), torch.cat([py, p_best[1]])
-    qx, qy = torch.cat([q_best[0], qx]), torch.cat([q_best[1], qy])
-    value = px * (xx * qx + xy * qy) + py * (yx * qx + yy * qy)
+    xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor, p_half: Tensor, q_half: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The angles of unit vectors of two cones that maximise ``x^T [[xx, xy], [yx, yy]] y``.
+
+    The best answer of a cone to a vector is the vector's angle, clamped to the cone.
+    """
+    p_half, q_cos, q_sin = p_half.expand_as(xx), q_half.cos(), q_half.sin()
+    # On the arc of p: both ends, the answers to both ends of q, and the top left singular vector,
+    # which is the half angle of M M^T.
+    x_mid, x_side, y_mid, y_side = xx * q_cos, xy * q_sin, yx * q_cos, yy * q_sin
+    to_last = angle_of(x_mid + x_side, y_mid + y_side)
+    to_first = angle_of(x_mid - x_side, y_mid - y_side)
+    cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
+    singular = angle_of(cosine, 2 * (xx * yx + xy * yy)) / 2
+    a = torch.stack([p_half, -p_half, to_last, to_first, singular])  # (5, ...)
+    a = torch.clamp(a, -p_half, p_half)
+    # The answer of q to each.
+    a_cos, a_sin = a.cos(), a.sin()
+    x, y = xx * a_cos + yx * a_sin, xy * a_cos + yy * a_sin
+    b = torch.clamp(angle_of(x, y), -q_half, q_half)
+    value = x * b.cos() + y * b.sin()
     # An end of an arc is exact, the singular vector is rounded: it has to be better by more.
-    value = torch.cat([value[:1] - 2 * torch.finfo(value.dtype).eps, value[1:]])
+    value[-1] -= 2 * torch.finfo(value.dtype).eps
     best = value.argmax(0, keepdim=True)
-    px, py, qx, qy = (axis.gather(0, best).squeeze(0) for axis in (px, py, qx, qy))
-    return (px, py), (qx, qy)
+    return a.gather(0, best)[0], b.gather(0, best)[0]
+
+
+def angle_of(x: Tensor, y: Tensor) -> Tensor:
+    """The angle of (x, y); that of (0, 0) is pi, so that its answer is an end of the cone.
+
+    The frame of opposite endpoints has no middle, and an angle between its ends is no point.
+    """
+    return torch.atan2(y, x - torch.finfo(x.dtype).tiny)
+
+
+def fraction_of(angle: Tensor, half: Tensor) -> Tensor:
+    """The fraction of an arc at an angle from its middle; 0 on a point."""
+    return torch.where(half > 0, (angle / half + 1) / 2, 0)
 
 
 def least_square(dtype: torch.dtype) -> float:
@@ -142,37 +134,41 @@ def nearest_on_arcs(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         s (...), t (...) and weights (..., 4).
     """
-    wider = wide(vectors)
-    products = wider @ wider.mT  # (..., 4, 4)
+    products = wide(vectors @ vectors.mT)  # (..., 4, 4)
     sq = products.diagonal(dim1=-2, dim2=-1)  # (..., 4)
     # The weight on a middle has no bound, so its length must be known; that on a difference has.
     middle, along = least_square(vectors.dtype), least_square(sq.dtype)
     per = inverse_length(sq, sq.new_tensor([middle, along, middle, along]))
-    cos_p, sin_p, cos_q, sin_q = (per * sq / 2).unbind(-1)
-    p, q = Cone(cos_p, sin_p), Cone(cos_q, sin_q)
+    lengths = per * sq / 2  # (..., 4) cosine and sine of half of each arc
+    half = torch.atan2(lengths[..., 1::2], lengths[..., 0::2])  # (..., 2)
     matrix = per[..., :2].unsqueeze(-1) * products[..., :2, 2:] * per[..., 2:].unsqueeze(-2)
     xx, xy, yx, yy = matrix.flatten(-2).unbind(-1)
-    (px, py), (qx, qy) = solve_cones(xx, xy, yx, yy, p, q)
-    weights = per * torch.stack([px, py, qx, qy], -1)
-    s, t = p.fraction(px, py), q.fraction(qx, qy)
-    return s.to(vectors.dtype), t.to(vectors.dtype), weights.to(vectors.dtype)
+    angles = torch.stack(solve_cones(xx, xy, yx, yy, *half.unbind(-1)), -1)  # (..., 2)
+    weights = per * torch.stack([angles.cos(), angles.sin()], -1).flatten(-2)
+    s, t = fraction_of(angles, half).to(vectors.dtype).unbind(-1)
+    return s, t, weights.to(vectors.dtype)
 
 
-def _kept_unit(x: Tensor) -> Tensor:
+def kept_unit(x: Tensor) -> Tensor:
     """``x``, unit vectors, over their lengths: the gradient is that of a point on the sphere.
 
     Where a row of the caller's is zero, and so is ``x``, it stays zero.
     """
-    length = x.norm(dim=-1, keepdim=True)
-    return x / torch.where(length > 0, length, 1)
+    return direction_of(x, torch.finfo(x.dtype).tiny)
 
 
 def measure_arcs(ends: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on unit vectors (..., 4, d) in their own dtype."""
     vectors = middles_and_differences(ends)
     s, t, weights = nearest_on_arcs(vectors)
-    point_p, point_q = _kept_unit(mixed(weights, vectors)).unbind(-2)
+    point_p, point_q = kept_unit(mixed(weights, vectors)).unbind(-2)
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))
+
+
+def weights_of_ends(weights: Tensor) -> Tensor:
+    """Weights (..., 4) on p0 + p1, p1 - p0, q0 + q1, q1 - q0 as weights on p0, p1, q0, q1."""
+    middle, along = weights[..., 0::2], weights[..., 1::2]  # (..., 2)
+    return torch.stack([middle - along, middle + along], -1).flatten(-2)
 
 
 def directions(**points: Tensor) -> tuple[Tensor, ...]:

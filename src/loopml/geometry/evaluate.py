@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loopml._checks import check_broadcast
 from loopml._types import Closest
+from loopml.geometry.lengths import length_of
 
 
 def wide(x: Tensor) -> Tensor:
@@ -34,11 +35,14 @@ def distance_between(point_p: Tensor, point_q: Tensor, sq_size: Tensor | float =
 
     They touch where the distance is 0, or rounding beside points of the square ``sq_size``.
     """
-    sq_distance = (point_p - point_q).square().sum(-1)
-    with torch.no_grad():
-        apart = sq_distance > touch_tolerance(sq_distance.dtype) ** 2 * sq_size
-    # The inner where keeps sqrt'(0) = inf out of the graph, the outer one sets the value.
-    return torch.where(apart, torch.where(apart, sq_distance, 1).sqrt(), 0)
+    return distance_of(point_p - point_q, sq_size)
+
+
+def distance_of(difference: Tensor, sq_size: Tensor | float = 0) -> Tensor:
+    """The distance of two points from their difference, as :func:`distance_between`."""
+    distance = length_of(difference)
+    size = sq_size.sqrt() if isinstance(sq_size, Tensor) else sq_size**0.5
+    return torch.where(distance > touch_tolerance(distance.dtype) * size, distance, 0)
 
 
 def normalized(x: Tensor) -> Tensor:

@@ -1,12 +1,18 @@
-r"""Every curve against every curve, from inner products of their endpoints alone.
+r"""How near curves come to each other, from inner products of their endpoints alone.
 
-The search needs, for a block of b curves against c curves, how near each two come. All of it
-follows from the inner products of the endpoints, so nothing here has a (b, c, d) tensor. The
-*scores* rank: lower is nearer. They are differences of Gram entries, whose rounding puts an error
-of about sqrt(eps) on a small distance, so a score chooses and is never returned as a distance.
-Each is the score of a point that the curve has, so rounding cannot make a curve look nearer than
-it is, and an edge is computed from the three rows it involves alone, so that curves which share
-their nearest endpoint tie bit for bit.
+The search needs, for many pairs of curves, how near the two come. All of it follows from the inner
+products of the endpoints, so nothing here has a (b, c, d) tensor. A *score* ranks: higher is
+nearer. Scores are differences of Gram entries, whose rounding puts an error of about sqrt(eps) on a
+small distance, so a score chooses and is never returned as a distance. Each is the score of a point
+that the curve has, so rounding cannot make a curve look nearer than it is, and an edge is computed
+from the three rows it involves alone, so that curves which share their nearest endpoint tie bit for
+bit.
+
+What is known of each curve alone are its *terms*, a tensor (t, ..., p). A score function takes
+``corner``, the inner products of both ends of one curve with both ends of the other, (2, 2, ...),
+and the terms of both, which broadcast over its trailing axes: so the same code scores a grid of
+curves and a list of pairs of curves. It is written without masks where it can be: on a CPU a masked
+fill takes as long as ten multiplications.
 """
 
 from __future__ import annotations
@@ -21,14 +27,28 @@ from loopml._types import Pairs
 from loopml.geometry.arcs import Cone, Span, span
 
 
-def corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
-    """Inner products of both ends of b row curves with both ends of c column curves: (2, b, 2, c).
-
-    ``corners[i, :, j]`` is the (b, c) block of end i with end j.
-    """
+def grid_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+    """Products of the ends of b row curves with those of c column curves: (2, 2, b, c)."""
     index = torch.cat([cols.first, cols.second])
-    block = gram[torch.cat([rows.first, rows.second])][:, index]
-    return block.view(2, len(rows.first), 2, len(cols.first))
+    ends = gram.index_select(0, torch.cat([rows.first, rows.second]))
+    return ends.index_select(1, index).view(2, len(rows.first), 2, len(cols.first)).transpose(1, 2)
+
+
+def listed_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+    """Products of the ends of m row curves, each with those of its column curve: (2, 2, m)."""
+    p, q = torch.stack([rows.first, rows.second]), torch.stack([cols.first, cols.second])
+    return gram[p.unsqueeze(1), q]
+
+
+class ArcTerms(NamedTuple):
+    """The terms of arcs: (p,) each, or with axes that broadcast."""
+
+    cos_half: Tensor
+    sin_half: Tensor
+    per_middle: Tensor  # 1 / |p0 + p1|, 0 where the endpoints are opposite
+    per_along: Tensor  # 1 / |p1 - p0|, 0 where they coincide
+    per_sin: Tensor  # 1 / sin of the arc's angle, 0 where the arc is its endpoints alone
+    cot: Tensor
 
 
 def arc_spans(gram: Tensor, pairs: Pairs) -> Span:
@@ -40,158 +60,198 @@ def arc_spans(gram: Tensor, pairs: Pairs) -> Span:
     return span(sq_sum + twice, sq_sum - twice, least=32 * torch.finfo(gram.dtype).eps)
 
 
+def arc_terms(gram: Tensor, pairs: Pairs) -> Tensor:
+    """Terms of the arcs that ``pairs`` names: (6, p)."""
+    (cos_half, sin_half), per_middle, per_along = arc_spans(gram, pairs)
+    per_sin = 2 * per_middle * per_along
+    cot = per_sin * (cos_half * cos_half - sin_half * sin_half)
+    return torch.stack(ArcTerms(cos_half, sin_half, per_middle, per_along, per_sin, cot))
+
+
 def as_rows(spans: Span) -> Span:
     """The same with a trailing axis, for curves that are the rows of a block: (b, 1)."""
     cone = Cone(*(x.unsqueeze(1) for x in spans.cone))
     return Span(cone, spans.per_middle.unsqueeze(1), spans.per_along.unsqueeze(1))
 
 
-def sq_inside(x: Tensor, y: Tensor, cone: Cone) -> Tensor:
-    """Squared inner product of (x, y) with its direction, -1 where the cone does not hold that."""
-    outside = y.abs() * cone.cos_half >= x * cone.sin_half
-    return (x * x + y * y).masked_fill_(outside, -1)
+def arc_reach(terms: Tensor) -> Tensor:
+    """The least share of its largest score with any point that one end of an arc has: (p,).
+
+    It is cos^2 of half the angle, and 1 for opposite endpoints, which are the whole curve.
+    """
+    arc = ArcTerms(*terms)
+    return torch.where(arc.per_middle > 0, arc.cos_half * arc.cos_half, 1)
 
 
-def arc_scores(corner: Tensor, p: Span, q: Span) -> Tensor:
-    """Minus the largest inner product of points on each row arc and each column arc: (b, c).
+def arc_to_points(first: Tensor, second: Tensor, terms: Tensor) -> Tensor:
+    r"""The largest inner product of a point on an arc with a given point, squared with its sign.
 
-    The largest of the four corners, four edges and the interior, without trigonometry: a value
-    counts only where its point lies on both arcs.
+    With h the larger and l the smaller of the point's products with the two ends, the arc comes
+    nearest between its ends exactly if the part of the point that is orthogonal to the nearer end
+    leans towards the other, and the square is ``h^2 + max(0, (l - h cos) / sin)^2``.
 
     Args:
-        corner: (2, b, 2, c) products of the ends.
-        p: spans of the row arcs, (b, 1).
-        q: spans of the column arcs, (c,).
+        first: (...) products of the points with one end.
+        second: (...) products with the other end.
+        terms: of the arcs; they broadcast.
     """
-    best = torch.maximum(corner[0], corner[1])  # (b, 2, c)
-    best = torch.maximum(best[:, 0], best[:, 1])
-    # Edges: the arc of p against each end of q, then each end of p against the arc of q.
-    p_edge = Span(Cone(*(x.unsqueeze(1) for x in p.cone)), *(x.unsqueeze(1) for x in p[1:]))
-    x = (corner[0] + corner[1]) * p_edge.per_middle  # (b, 2, c)
-    y = (corner[1] - corner[0]) * p_edge.per_along
-    sq_edge = sq_inside(x, y, p_edge.cone)
-    sq_best = torch.maximum(sq_edge[:, 0], sq_edge[:, 1])
-    end, other = corner[:, :, 0], corner[:, :, 1]  # (2, b, c)
-    sq_edge = sq_inside((end + other) * q.per_middle, (other - end) * q.per_along, q.cone)
-    sq_best = torch.maximum(sq_best, torch.maximum(sq_edge[0], sq_edge[1]))
+    arc = ArcTerms(*terms)
+    larger, smaller = torch.maximum(first, second), torch.minimum(first, second)
+    towards = torch.addcmul(smaller * arc.per_sin, larger, arc.cot, value=-1).clamp_(min=0)
+    return (larger * larger.abs()).addcmul_(towards, towards)
+
+
+def arc_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
+    """The largest inner product of points on two arcs, squared with its sign.
+
+    The largest of the four corners, four edges and the interior, without trigonometry: the
+    interior counts only where its points lie on both arcs.
+    """
+    p_edges = arc_to_points(corner[0], corner[1], p_terms)
+    edges = torch.maximum(p_edges, arc_to_points(corner[:, 0], corner[:, 1], q_terms))
+    p, q = ArcTerms(*p_terms), ArcTerms(*q_terms)
+    edge = torch.maximum(edges[0], edges[1])
     # Interior: the top left singular vector u of M, and its best answer v = M^T u.
-    xx, xy = (x[:, 0] + x[:, 1]) * q.per_middle, (x[:, 1] - x[:, 0]) * q.per_along
-    yx, yy = (y[:, 0] + y[:, 1]) * q.per_middle, (y[:, 1] - y[:, 0]) * q.per_along
-    cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
-    uy = 2 * (xx * yx + xy * yy)
-    ux = torch.hypot(cosine, uy) + cosine
-    off_p = uy.abs() * p.cone.cos_half >= ux * p.cone.sin_half
-    sq_v = sq_inside(xx * ux + yx * uy, xy * ux + yy * uy, q.cone)
-    sq_best = torch.maximum(sq_best, (sq_v / (ux * ux + uy * uy)).masked_fill_(off_p, -1))
-    return -torch.where(sq_best > 0, torch.maximum(best, sq_best.clamp(min=0).sqrt()), best)
+    x, y = (corner[0] + corner[1]) * p.per_middle, (corner[1] - corner[0]) * p.per_along
+    xx, xy = (x[0] + x[1]) * q.per_middle, (x[1] - x[0]) * q.per_along
+    yx, yy = (y[0] + y[1]) * q.per_middle, (y[1] - y[0]) * q.per_along
+    ux = torch.addcmul(xx * xx, xy, xy).addcmul_(yx, yx, value=-1).addcmul_(yy, yy, value=-1)
+    uy = torch.addcmul(xx * yx, xy, yy).mul_(2)
+    ux += torch.hypot(ux, uy)
+    vx, vy = torch.addcmul(xx * ux, yx, uy), torch.addcmul(xy * ux, yy, uy)
+    # Positive where a vector is outside of its cone, zero where there is no vector or no cone.
+    off_p = torch.addcmul(uy.abs() * p.cos_half, ux, p.sin_half, value=-1)
+    off_q = torch.addcmul(vy.abs() * q.cos_half, vx, q.sin_half, value=-1)
+    inside = torch.maximum(off_p, off_q) < 0
+    interior = torch.addcmul(vx * vx, vy, vy) / torch.addcmul(ux * ux, uy, uy)
+    return torch.where(inside, torch.maximum(edge, interior), edge)
 
 
-class SegmentSpans(NamedTuple):
-    """What the search needs of segments: the squares of their endpoints and of their lengths."""
+class SegmentTerms(NamedTuple):
+    """The terms of segments: (p,) each, or with axes that broadcast."""
 
     sq0: Tensor
     sq1: Tensor
     sq_length: Tensor
-
-    def as_rows(self) -> SegmentSpans:
-        """The same with a trailing axis, for curves that are the rows of a block: (b, 1)."""
-        return SegmentSpans(*(x.unsqueeze(1) for x in self))
+    per_sq_length: Tensor  # 0 on a segment without length
 
 
-def segment_spans(gram: Tensor, pairs: Pairs) -> SegmentSpans:
-    """Spans of the segments that ``pairs`` names."""
+def segment_terms(gram: Tensor, pairs: Pairs) -> Tensor:
+    """Terms of the segments that ``pairs`` names: (4, p)."""
     square = gram.diagonal()
     sq0, sq1 = square[pairs.first], square[pairs.second]
     sq_length = (sq0 + sq1 - 2 * gram[pairs.first, pairs.second]).clamp(min=0)
     # Under this the length is rounding, and the endpoints stand for the segment.
     noise = 32 * torch.finfo(gram.dtype).eps * torch.maximum(sq0, sq1)
-    return SegmentSpans(sq0, sq1, torch.where(sq_length > noise, sq_length, 0))
+    sq_length = torch.where(sq_length > noise, sq_length, 0)
+    per_sq_length = torch.where(sq_length > 0, 1 / sq_length, 0)
+    return torch.stack(SegmentTerms(sq0, sq1, sq_length, per_sq_length))
 
 
-def sq_to_segment(sq_to0: Tensor, sq_to1: Tensor, sq_length: Tensor) -> Tensor:
-    """Squared distance of a point to a segment, from its squared distances to both ends.
-
-    The foot of the perpendicular counts only where it falls between the ends.
-    """
-    # Twice the length times the foot's offset from the middle, positive towards the end.
-    offset = sq_to0 - sq_to1
-    between = offset.abs() < sq_length
-    sq_safe = torch.where(sq_length > 0, sq_length, 1)
-    foot = (sq_to0 + sq_to1) / 2 - (sq_length + offset * offset / sq_safe) / 4
-    return torch.minimum(torch.minimum(sq_to0, sq_to1), torch.where(between, foot, torch.inf))
+def sq_to_segment(sq_to0: Tensor, sq_to1: Tensor, segment: SegmentTerms) -> Tensor:
+    """Squared distance of a point to a segment, from its squared distances to both ends."""
+    fraction = ((sq_to0 - sq_to1) * segment.per_sq_length).add_(1).mul_(0.5).clamp_(0, 1)
+    rest = 1 - fraction
+    # To the last bit the distance to an end where that is the nearest.
+    mean = torch.addcmul(rest * sq_to0, fraction, sq_to1)
+    return mean.addcmul_(fraction.mul_(rest), segment.sq_length, value=-1)
 
 
-def segment_scores(corner: Tensor, p: SegmentSpans, q: SegmentSpans) -> Tensor:
-    """Squared distance between each row segment and each column segment: (b, c).
-
-    The least of the four edges and, where it exists, the interior minimum.
-
-    Args:
-        corner: (2, b, 2, c) products of the ends.
-        p: spans of the row segments, (b, 1).
-        q: spans of the column segments, (c,).
-    """
-    sq_p = torch.stack([p.sq0, p.sq1]).unsqueeze(2)  # (2, b, 1, 1)
-    sq_ends = sq_p + torch.stack([q.sq0, q.sq1]) - 2 * corner  # (2, b, 2, c)
-    p_edges = sq_to_segment(sq_ends[0], sq_ends[1], p.sq_length.unsqueeze(1))  # (b, 2, c)
-    q_edges = sq_to_segment(sq_ends[:, :, 0], sq_ends[:, :, 1], q.sq_length)  # (2, b, c)
-    best = torch.minimum(p_edges.amin(1), q_edges.amin(0))
+def segment_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
+    """Minus the squared distance of two segments: the least of four edges and the interior."""
+    p, q = SegmentTerms(*p_terms), SegmentTerms(*q_terms)
+    sq00, sq01 = p.sq0 + q.sq0 - 2 * corner[0, 0], p.sq0 + q.sq1 - 2 * corner[0, 1]
+    sq10, sq11 = p.sq1 + q.sq0 - 2 * corner[1, 0], p.sq1 + q.sq1 - 2 * corner[1, 1]
+    edge = torch.minimum(sq_to_segment(sq00, sq10, p), sq_to_segment(sq01, sq11, p))
+    edge = torch.minimum(edge, sq_to_segment(sq00, sq01, q))
+    edge = torch.minimum(edge, sq_to_segment(sq10, sq11, q))
     # With m the difference of the middles and u, v the two segments as vectors:
-    (sq00, sq01), (sq10, sq11) = (row.unbind(1) for row in sq_ends)
     uv = (sq01 + sq10 - sq00 - sq11) / 2
     um = (sq10 + sq11 - sq00 - sq01) / 4
     vm = (sq00 + sq10 - sq01 - sq11) / 4
-    det = p.sq_length * q.sq_length - uv * uv
-    x, y = uv * vm - um * q.sq_length, p.sq_length * vm - uv * um  # offsets from the middles, * det
-    # At an angle under this the minimum is flat and an edge is as near to within rounding.
-    skew = det > 32 * torch.finfo(det.dtype).eps * p.sq_length * q.sq_length
-    inside = skew & (x.abs() * 2 < det) & (y.abs() * 2 < det)
     sq_middles = (sq00 + sq01 + sq10 + sq11 - p.sq_length - q.sq_length) / 4
-    interior = sq_middles + (x * um - y * vm) / torch.where(inside, det, 1)
-    best = torch.minimum(best, torch.where(inside, interior, torch.inf))
-    return best.clamp(min=0)
+    area = p.sq_length * q.sq_length
+    det = area - uv * uv
+    # |m + x u - y v|^2 is least at these offsets, times det.
+    x, y = uv * vm - um * q.sq_length, p.sq_length * vm - uv * um
+    # At an angle under this the minimum is flat and an edge is as near to within rounding.
+    skew = det > 32 * torch.finfo(det.dtype).eps * area
+    inside = skew & (torch.maximum(x.abs(), y.abs()) * 2 < det)
+    interior = sq_middles + (x * um - y * vm) / det
+    return -torch.where(inside, torch.minimum(edge, interior), edge).clamp_(min=0)
 
 
-def sample_weights(
-    gram: Tensor, pairs: Pairs, fraction: float, normalize: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of both endpoints in the point at ``fraction`` of each pair, and its square: (p,).
+class SampleTerms(NamedTuple):
+    """The terms of the k sampled points of pairs: (k, p) each, or with axes that broadcast."""
+
+    w0: Tensor  # weight of the first endpoint
+    w1: Tensor
+    sq: Tensor  # square of the point
+
+
+def weigh_samples(
+    sq0: Tensor, inner: Tensor, sq1: Tensor, fractions: Sequence[float], normalize: bool
+) -> Tensor:
+    """Terms of the points at ``fractions`` between two endpoints: (3, k, p).
 
     An interior point is divided by its length where ``normalize`` says so; one shorter than 1e-12,
     the threshold of ``torch.nn.functional.normalize``, becomes zero.
+
+    Args:
+        sq0: (p,) squares of the first endpoints.
+        inner: (p,) products of both.
+        sq1: (p,) squares of the second endpoints.
+        fractions: k numbers in [0, 1].
+        normalize: whether points between the ends are divided by their length.
     """
-    square = gram.diagonal()
-    w0, w1 = 1 - fraction, fraction
-    sq = w0 * w0 * square[pairs.first] + w1 * w1 * square[pairs.second]
-    sq = (sq + 2 * w0 * w1 * gram[pairs.first, pairs.second]).clamp(min=0)
-    if normalize and 0 < fraction < 1:
-        scale = torch.where(sq > 1e-24, sq.clamp(min=1e-24).rsqrt(), 0)
-        return w0 * scale, w1 * scale, sq * scale * scale
-    return torch.full_like(sq, w0), torch.full_like(sq, w1), sq
+    w1 = sq0.new_tensor(fractions).unsqueeze(1)  # (k, 1)
+    w0 = 1 - w1
+    sq = (w0 * w0 * sq0 + w1 * w1 * sq1 + 2 * w0 * w1 * inner).clamp(min=0)
+    scale = torch.ones_like(sq)
+    if normalize:
+        per_length = torch.where(sq > 1e-24, sq.clamp(min=1e-24).rsqrt(), 0)
+        scale = torch.where((w1 > 0) & (w1 < 1), per_length, scale)
+    return torch.stack(SampleTerms(w0 * scale, w1 * scale, sq * scale * scale))
 
 
-def sample_scores(
-    gram: Tensor,
-    rows: Pairs,
-    cols: Pairs,
-    row_fractions: Sequence[float],
-    col_fractions: Sequence[float],
-    normalize: bool,
-    similarity: bool,
-) -> Tensor:
-    """The lowest score over the sampled points of each row pair and each column pair: (b, c).
+def sample_terms(gram: Tensor, pairs: Pairs, fractions: Sequence[float], normalize: bool) -> Tensor:
+    """Terms of the points at ``fractions`` of each pair: (3, k, p)."""
+    square, inner = gram.diagonal(), gram[pairs.first, pairs.second]
+    return weigh_samples(square[pairs.first], inner, square[pairs.second], fractions, normalize)
 
-    The score of two points is minus their inner product under ``similarity``, else their squared
-    distance.
+
+def sample_reach(terms: Tensor) -> Tensor:
+    """The least share of its largest product with any point that one end of a pair has: (p,)."""
+    samples = SampleTerms(*terms)
+    # At least 1, so that a reach is never negative: the ends themselves are on every curve.
+    return 1 / (samples.w0 + samples.w1).amax(0).clamp(min=1)
+
+
+def samples_to_points(first: Tensor, second: Tensor, terms: Tensor) -> Tensor:
+    """The largest inner product of the samples of a pair with a given point.
+
+    Args:
+        first: (...) products of the points with one end.
+        second: (...) products with the other end.
+        terms: of the samples; they broadcast.
     """
-    best = gram.new_full((len(rows.first), len(cols.first)), torch.inf)
-    p0, p1 = gram[rows.first], gram[rows.second]  # (b, n)
-    for row_fraction in row_fractions:
-        w0, w1, sq_p = sample_weights(gram, rows, row_fraction, normalize)
-        point = w0.unsqueeze(1) * p0 + w1.unsqueeze(1) * p1  # products of the points with all rows
-        for col_fraction in col_fractions:
-            v0, v1, sq_q = sample_weights(gram, cols, col_fraction, normalize)
-            inner = point[:, cols.first] * v0 + point[:, cols.second] * v1  # (b, c)
-            score = -inner if similarity else (sq_p.unsqueeze(1) + sq_q - 2 * inner).clamp(min=0)
-            best = torch.minimum(best, score)
-    return best
+    samples = SampleTerms(*terms)
+    return torch.addcmul(samples.w0 * first, samples.w1, second).amax(0)
+
+
+def sample_nearness(corner: Tensor, p_terms: Tensor, q_terms: Tensor, similarity: bool) -> Tensor:
+    """The score of each of k sampled points of one pair with each of l of the other: (k, l, ...).
+
+    It is their inner product under ``similarity``, else minus their squared distance.
+    """
+    p, q = SampleTerms(*p_terms), SampleTerms(*q_terms)
+    end0, end1 = (p.w0.unsqueeze(1) * corner[0] + p.w1.unsqueeze(1) * corner[1]).unbind(1)
+    inner = end0.unsqueeze(1) * q.w0 + end1.unsqueeze(1) * q.w1
+    if similarity:
+        return inner
+    return (2 * inner - p.sq.unsqueeze(1) - q.sq).clamp(max=0)
+
+
+def sample_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor, similarity: bool) -> Tensor:
+    """The highest score over the sampled points of two pairs."""
+    return sample_nearness(corner, p_terms, q_terms, similarity).amax((0, 1))

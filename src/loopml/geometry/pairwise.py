@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from loopml._checks import check_endpoints, check_same_length
-from loopml.geometry.arcs import Span, directions, least_square, solve_cones, span
+from loopml.geometry.arcs import Span, directions, fraction_of, least_square, solve_cones, span
 from loopml.geometry.evaluate import wide
 from loopml.geometry.gram import as_rows
 from loopml.geometry.segments import Products, length_and_direction, solve_box
@@ -162,11 +162,12 @@ def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
     p = as_rows(p)
     xx, xy = p_middle @ q_middle.T, p_middle @ q_along.T  # (p, q)
     yx, yy = p_along @ q_middle.T, p_along @ q_along.T
+    p_half, q_half = p.cone.half(), q.cone.half()
     with torch.no_grad():
-        p_best, q_best = solve_cones(xx, xy, yx, yy, p.cone, q.cone)
-        s, t = p.cone.fraction(*p_best), q.cone.fraction(*q_best)
+        a, b = solve_cones(xx, xy, yx, yy, p_half, q_half)
+        s, t = fraction_of(a, p_half), fraction_of(b, q_half)
     # The angles move with the endpoints, so that an end of an arc stays one.
-    a, b = (2 * s - 1) * p.cone.half(), (2 * t - 1) * q.cone.half()
+    a, b = (2 * s - 1) * p_half, (2 * t - 1) * q_half
     inner = a.cos() * (xx * b.cos() + xy * b.sin()) + a.sin() * (yx * b.cos() + yy * b.sin())
     sq_p, sq_q = 1 + (2 * a).sin() * p_skew.unsqueeze(1), 1 + (2 * b).sin() * q_skew
     # They are 1 but for rounding, and far less only where an endpoint is a zero row of a batch.

@@ -7,20 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loopml import ops
 from loopml._checks import check_flag, check_nonnegative
 from loopml._types import Closest, Pairs
 from loopml.curves import Curve, Samples, samples
-from loopml.geometry.evaluate import distance_between
+from loopml.geometry.evaluate import distance_of
 from loopml.losses.mined import Elements, MinedLoss
-from loopml.pairing import Pairing, pair_up, positive_mask
-from loopml.selection import smallest, smallest_per_group
+from loopml.pairing import Pairing, pair_up
+from loopml.selection import farthest, largest, smallest_per_group
 from loopml.spaces import DOT_PRODUCT, space_of
 from loopml.synthesis import (
     STATS,
     Negatives,
-    Points,
     Synthesizer,
     check_synthesizer,
+    difference,
     measure,
     points_of,
     stats_of,
@@ -116,23 +117,27 @@ class HPHNTripletLoss(MinedLoss):
         else:
             curve = synthesizer.curve_in(space)
         points = points_of(self.distance, curve, embeddings, ref_emb)
-        mask = positive_mask(embeddings, labels, ref_emb, ref_labels)
-        positive = _farthest_positive(points, mask)
+        positive = _farthest_positive(points.gram, embeddings, labels, ref_emb, ref_labels)
         if synthesizer is None:
-            negatives, valid = _nearest_rows(points, labels, ref_labels, mask.any(1))
+            negatives, found = _nearest_rows(points.gram, labels, ref_labels)
         else:
             pairing = pair_up(synthesizer.pairing, embeddings, labels, ref_emb, ref_labels)
             if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
                 return None
-            curve = synthesizer.anchor_curve_in(space) or curve
-            negatives, valid = _nearest_curves(curve, points, pairing, len(labels))
+            if isinstance(curve, Samples):
+                negatives, found = _nearest_to_samples(curve, points.gram, pairing, labels)
+                # An anchor is measured with the points between, without its positive.
+                curve = curve.without_end()
+            else:
+                negatives, found = _nearest_curves(curve, points.gram, pairing, len(labels))
+        valid = found & (positive >= 0)
         nearest = measure(curve, points, negatives)
         if self.collect_stats:
-            counted = Closest(*(x[valid] for x in nearest))
-            for name, value in stats_of(points, negatives.take(valid), counted).items():
+            counted, m = Closest(*(x[valid] for x in nearest)), int(valid.sum())
+            for name, value in stats_of(points, negatives.take(valid), counted, m).items():
                 setattr(self, name, value)
-        ends = points.seen.index_select(0, torch.cat([negatives.anchor, positive]))
-        d_ap, d_an = distance_between(*ends.chunk(2)), nearest.distance
+        rows = torch.stack([negatives.anchor, positive.clamp(min=0)], 1)
+        d_ap, d_an = distance_of(difference(points.seen, rows)), nearest.distance
         if self.distance.power != 1:
             d_ap, d_an = d_ap**self.distance.power, d_an**self.distance.power
         if self.soft_margin:
@@ -147,48 +152,82 @@ class HPHNTripletLoss(MinedLoss):
 
 
 @torch.no_grad()
-def _farthest_positive(points: Points, mask: Tensor) -> Tensor:
-    """The index, among all points, of the farthest positive of each row; any, where it has none."""
-    n, m = mask.shape
-    offset = len(points.gram) - m
-    # The square of the row itself is the same for all of its positives.
-    nearness = 2 * points.gram[:n, offset:] - points.gram.diagonal()[offset:]
-    return smallest(nearness, mask, 1)[0].squeeze(1).clamp(min=0) + offset
+def _farthest_positive(
+    gram: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+) -> Tensor:
+    """The index, among all points, of the farthest positive of each row; -1 where it has none."""
+    if ref_emb is None:
+        return ops.farthest_positives(gram, labels)
+    positives = pair_up("all", embeddings, labels, ref_emb, ref_labels)
+    return farthest(gram, positives.anchor, positives.positive, len(labels))
 
 
 @torch.no_grad()
 def _nearest_rows(
-    points: Points, labels: Tensor, ref_labels: Tensor | None, has_positive: Tensor
+    gram: Tensor, labels: Tensor, ref_labels: Tensor | None
 ) -> tuple[Negatives, Tensor]:
-    """Each row with its nearest negative row, as curves of one point, and whether it counts."""
+    """Each row with its nearest negative row, as curves of one point, and whether it has one."""
     n = len(labels)
     offset = 0 if ref_labels is None else n
     ref_labels = labels if ref_labels is None else ref_labels
-    farness = points.gram.diagonal()[offset:] - 2 * points.gram[:n, offset:]
-    index = smallest(farness, labels.unsqueeze(1) != ref_labels, 1)[0].squeeze(1)
+    nearness = 2 * gram[:n, offset:] - gram.diagonal()[offset:]
+    index = largest(nearness, labels.unsqueeze(1) != ref_labels, 1)[0].squeeze(1)
     anchor = torch.arange(n, device=labels.device)
     nearest = index.clamp(min=0)
     negative = Pairs(nearest + offset, nearest + offset, ref_labels[nearest])
-    return Negatives(anchor, anchor, negative), has_positive & (index >= 0)
+    return Negatives(anchor, anchor, negative), index >= 0
 
 
 @torch.no_grad()
 def _nearest_curves(
-    curve: Curve, points: Points, pairing: Pairing, n: int
+    curve: Curve, gram: Tensor, pairing: Pairing, n: int
 ) -> tuple[Negatives, Tensor]:
     """Each row's curve that comes nearest to a negative curve, with that one, and whether it has.
 
-    Sampled points belong to one end of their curve, so each ordered pair is searched for itself;
-    an arc or segment belongs to both and is searched once.
+    A curve belongs to both of its ends, and is searched once.
     """
-    if isinstance(curve, Samples):
-        index, value = curve.nearest(points.gram, pairing.ordered(), pairing.negatives, 1)
-    else:
-        index, value = curve.nearest(points.gram, pairing.positives, pairing.negatives, 1)
-        index, value = index[pairing.curve], value[pairing.curve]
-    pair, found = smallest_per_group(value.squeeze(1), pairing.anchor, n)
+    index, value = curve.nearest(gram, pairing.positives, pairing.negatives, 1)
+    index, value = index[pairing.curve], value[pairing.curve]
+    return _nearest_of_anchor(pairing, pairing.anchor, pairing.positive, index, value, n)
+
+
+@torch.no_grad()
+def _nearest_to_samples(
+    curve: Samples, gram: Tensor, pairing: Pairing, labels: Tensor
+) -> tuple[Negatives, Tensor]:
+    """As :func:`_nearest_curves`, for an anchor and the points between it and its positives.
+
+    The points between belong to both ends of a pair; the anchor belongs to itself.
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    alone = Pairs(rows, rows, labels)
+    index, value = curve.start().nearest(gram, alone, pairing.negatives, 1)
+    # An anchor that is itself the nearest is measured with any of its positives.
+    partner = rows.scatter_reduce(0, pairing.anchor, pairing.positive, "amax", include_self=False)
+    if not curve.between().p_fractions:
+        return _nearest_of_anchor(pairing, rows, partner, index, value, len(labels))
+    more, values = curve.between().nearest(gram, pairing.positives, pairing.negatives, 1)
+    return _nearest_of_anchor(
+        pairing,
+        torch.cat([rows, pairing.anchor]),
+        torch.cat([partner, pairing.positive]),
+        torch.cat([index, more[pairing.curve]]),
+        torch.cat([value, values[pairing.curve]]),
+        len(labels),
+    )
+
+
+def _nearest_of_anchor(
+    pairing: Pairing, anchor: Tensor, positive: Tensor, index: Tensor, value: Tensor, n: int
+) -> tuple[Negatives, Tensor]:
+    """The nearest of the negative curves ``index`` (m, 1) that each of n anchors has."""
+    pair, found = smallest_per_group(value.squeeze(1), anchor, n)
     # A row on no curve stands for itself: its own numbers are finite, and are left out.
     row = torch.arange(n, device=pair.device)
-    positive = torch.where(found, pairing.positive[pair], row)
+    positive = torch.where(found, positive[pair], row)
     negative = pairing.negatives.take(index[pair, 0].clamp(min=0))
     return Negatives(row, positive, negative), found

@@ -12,6 +12,11 @@ for each row curve, the nearest column curves of another label: ``(index, value)
 The implementation here is pure torch and runs anywhere.
 """
 
-from loopml.ops.search import nearest_arcs, nearest_samples, nearest_segments
+from loopml.ops.search import (
+    farthest_positives,
+    nearest_arcs,
+    nearest_samples,
+    nearest_segments,
+)
 
-__all__ = ["nearest_arcs", "nearest_samples", "nearest_segments"]
+__all__ = ["farthest_positives", "nearest_arcs", "nearest_samples", "nearest_segments"]

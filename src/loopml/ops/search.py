@@ -1,8 +1,9 @@
-"""Pure torch search over row blocks of curve scores."""
+"""The ops: which terms, scores and bounds belong to each kind of curve. Pure torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from loopml._types import Pairs
 from loopml.geometry import gram as scores
-from loopml.selection import smallest
+from loopml.ops.blocks import Curves, search_all
+from loopml.ops.bounds import search_nearest
+from loopml.pairing import all_curves
+from loopml.selection import farthest
 
 # Written out, since the releases of torch differ in which annotations they can read.
 _CURVES = (
@@ -23,24 +27,14 @@ _SAMPLES_SCHEMA = (
     "bool similarity, SymInt k) -> (Tensor, Tensor)"
 )
 
-# Scores of one block. A temporary of 2^15 float32 is 128 KiB: the dozen that are alive at once stay
-# in the cache of a core.
-_BLOCK = 1 << 15
 
-
-def _search(
-    rows: Pairs, cols: Pairs, k: int, score: Callable[[slice], Tensor], like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The ``k`` lowest of ``score(block)`` (b, c) over columns of another label, block by block."""
-    r, c = len(rows.first), len(cols.first)
-    index = torch.empty((r, k), dtype=torch.int64, device=like.device)
-    value = like.new_empty((r, k))
-    step = max(1, _BLOCK // max(1, c))
-    for start in range(0, r, step):
-        block = slice(start, start + step)
-        allowed = rows.label[block].unsqueeze(1) != cols.label
-        index[block], value[block] = smallest(score(block), allowed, k)
-    return index, value
+def _with_terms(
+    rows: Pairs, cols: Pairs, terms: Callable[[Pairs], Tensor]
+) -> tuple[Curves, Curves]:
+    """Both with their terms, computed once where they are the same curves."""
+    q = terms(cols)
+    p = q if rows.first is cols.first and rows.second is cols.second else terms(rows)
+    return Curves(rows, p), Curves(cols, q)
 
 
 @torch.library.custom_op("loopml::nearest_arcs", mutates_args=(), schema=_SCHEMA)
@@ -54,15 +48,14 @@ def _nearest_arcs(
     col_label: Tensor,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-    spans = scores.arc_spans(gram, cols)
-
-    def score(block: slice) -> Tensor:
-        part = rows.take(block)
-        p = scores.as_rows(scores.arc_spans(gram, part))
-        return scores.arc_scores(scores.corners(gram, part, cols), p, spans)
-
-    return _search(rows, cols, k, score, gram)
+    pairs = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    rows, cols = _with_terms(*pairs, partial(scores.arc_terms, gram))
+    if k == 1:
+        reach = scores.arc_reach(cols.terms)
+        index, sq = search_nearest(gram, rows, cols, scores.arc_scores, scores.arc_to_points, reach)
+    else:
+        index, sq = search_all(gram, rows, cols, scores.arc_scores, k)
+    return index, -torch.copysign(sq.abs().sqrt(), sq)
 
 
 @torch.library.custom_op("loopml::nearest_segments", mutates_args=(), schema=_SCHEMA)
@@ -76,15 +69,10 @@ def _nearest_segments(
     col_label: Tensor,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-    spans = scores.segment_spans(gram, cols)
-
-    def score(block: slice) -> Tensor:
-        part = rows.take(block)
-        p = scores.segment_spans(gram, part).as_rows()
-        return scores.segment_scores(scores.corners(gram, part, cols), p, spans)
-
-    return _search(rows, cols, k, score, gram)
+    pairs = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    rows, cols = _with_terms(*pairs, partial(scores.segment_terms, gram))
+    index, score = search_all(gram, rows, cols, scores.segment_scores, k)
+    return index, -score
 
 
 @torch.library.custom_op("loopml::nearest_samples", mutates_args=(), schema=_SAMPLES_SCHEMA)
@@ -102,14 +90,27 @@ def _nearest_samples(
     similarity: bool,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-
-    def score(block: slice) -> Tensor:
-        return scores.sample_scores(
-            gram, rows.take(block), cols, row_fractions, col_fractions, normalize, similarity
+    rows, cols = (
+        Curves(pairs, scores.sample_terms(gram, pairs, fractions, normalize))
+        for pairs, fractions in (
+            (Pairs(row_first, row_second, row_label), row_fractions),
+            (Pairs(col_first, col_second, col_label), col_fractions),
         )
+    )
+    # Bounds are for inner products, and see a curve through its two ends. Between unit vectors a
+    # small distance is a large product.
+    on_sphere = normalize and not similarity and _are_unit(gram.diagonal())
+    score = partial(scores.sample_scores, similarity=similarity or on_sphere)
+    if k == 1 and (similarity or on_sphere) and {0.0, 1.0} <= set(col_fractions):
+        reach = scores.sample_reach(cols.terms)
+        index, value = search_nearest(gram, rows, cols, score, scores.samples_to_points, reach)
+    else:
+        index, value = search_all(gram, rows, cols, score, k)
+    return index, (2 - 2 * value).clamp(min=0) if on_sphere else -value
 
-    return _search(rows, cols, k, score, gram)
+
+def _are_unit(square: Tensor) -> bool:
+    return bool(((square - 1).abs() < 1e-3).all())
 
 
 @_nearest_arcs.register_fake
@@ -124,14 +125,43 @@ def _(gram: Tensor, row_first: Tensor, *args: object) -> tuple[Tensor, Tensor]:
 _nearest_samples.register_fake(_)
 
 
-def _op(op: Any, gram: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+@torch.library.custom_op(
+    "loopml::farthest_positives", mutates_args=(), schema="(Tensor gram, Tensor labels) -> Tensor"
+)
+def _farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
+    pairs, _ = all_curves(labels)
+    first, second = torch.cat(pairs[:2]), torch.cat(pairs[1::-1])
+    return farthest(gram, first, second, len(labels))
+
+
+@_farthest_positives.register_fake
+def _(gram: Tensor, labels: Tensor) -> Tensor:
+    return labels.new_empty(labels.shape, dtype=torch.int64)
+
+
+def _op(op: Any, gram: Tensor) -> Callable[..., Any]:
     """The op, or in eager mode on the CPU the function behind it.
 
     The Python layers of the dispatcher take 0.4 ms, as long as the search of a batch of 128.
     """
     eager = gram.device.type == "cpu" and not torch.compiler.is_compiling()
-    chosen: Callable[..., tuple[Tensor, Tensor]] = op._init_fn if eager else op
+    chosen: Callable[..., Any] = op._init_fn if eager else op
     return chosen
+
+
+@torch.no_grad()
+def farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
+    """The farthest other row of its label that each row has, in Euclidean distance.
+
+    Args:
+        gram: (n, n) inner products.
+        labels: (n,).
+
+    Returns:
+        (n,) rows, -1 where there is none; the first of equally far ones.
+    """
+    found: Tensor = _op(_farthest_positives, gram)(gram, labels)
+    return found
 
 
 @torch.no_grad()
@@ -147,7 +177,8 @@ def nearest_arcs(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Te
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    return _op(_nearest_arcs, gram)(gram, *rows, *cols, k)
+    found: tuple[Tensor, Tensor] = _op(_nearest_arcs, gram)(gram, *rows, *cols, k)
+    return found
 
 
 @torch.no_grad()
@@ -163,7 +194,8 @@ def nearest_segments(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tupl
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    return _op(_nearest_segments, gram)(gram, *rows, *cols, k)
+    found: tuple[Tensor, Tensor] = _op(_nearest_segments, gram)(gram, *rows, *cols, k)
+    return found
 
 
 @torch.no_grad()
@@ -194,6 +226,6 @@ def nearest_samples(
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    return _op(_nearest_samples, gram)(
-        gram, *rows, *cols, list(row_fractions), list(col_fractions), normalize, similarity, k
-    )
+    options = list(row_fractions), list(col_fractions), normalize, similarity
+    found: tuple[Tensor, Tensor] = _op(_nearest_samples, gram)(gram, *rows, *cols, *options, k)
+    return found
