@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loopml import ops
 from loopml._types import Pairs
-from loopml.geometry.arcs import kept_unit, nearest_on_arcs, weights_of_ends
+from loopml.geometry.arcs import kept_unit, nearest_on_arcs
 from loopml.geometry.evaluate import normalized, wide
 from loopml.geometry.gram import (
     grid_corners,
@@ -43,8 +43,6 @@ def weighted_sums(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 class Minimum(NamedTuple):
     """Where m pairs of curves come nearest to each other."""
 
-    s: Tensor  # (m,) fraction of the first curve
-    t: Tensor  # (m,) fraction of the second
     weights: Tensor  # (m, 4) of the endpoints p0, p1 and q0, q1 in the two points
     sq_size: Tensor | float  # square of the numbers that a distance is a difference of
 
@@ -69,8 +67,8 @@ class Curve(Protocol):
     def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """Where two curves with endpoints p0, p1, q0, q1 at ``rows`` (m, 4) come nearest."""
 
-    def on_curve(self, points: Tensor, fractions: Tensor) -> Tensor:
-        """Weighted sums of endpoints (..., d) as points of the curve, with its gradient."""
+    def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
+        """Sums of two endpoints (..., d) with ``weights`` (..., 2) as points with a gradient."""
 
     def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
         """The largest inner product of each row curve with each column curve (r, c), with grad."""
@@ -96,10 +94,11 @@ class Arcs:
         both = rows.view(-1, 2, 1, 2).expand(-1, 2, 2, 2)  # each curve twice
         weights = points.new_tensor([[1, 1], [-1, 1]]).expand_as(both)
         vectors = weighted_sums(points, both.reshape(-1, 2), weights.reshape(-1, 2))
-        s, t, weights = nearest_on_arcs(vectors.view(*rows.shape, points.shape[1]))
-        return Minimum(s, t, weights_of_ends(weights), sq_size=1)
+        _, _, (middle, along) = nearest_on_arcs(vectors.view(*rows.shape, points.shape[1]))
+        on_ends = torch.stack([middle - along, middle + along], 1)  # (2, 2, m)
+        return Minimum(on_ends.flatten(0, 1).T.to(points.dtype), sq_size=1)
 
-    def on_curve(self, points: Tensor, fractions: Tensor) -> Tensor:
+    def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`; the gradient is that of points on the sphere."""
         return kept_unit(points)
 
@@ -128,9 +127,9 @@ class Segments:
         ends = rows_of(points, rows)
         s, t = nearest_on_segments(ends)
         weights = torch.stack([1 - s, s, 1 - t, t], -1)
-        return Minimum(s, t, weights, ends.square().sum(-1).amax(-1))
+        return Minimum(weights, ends.square().sum(-1).amax(-1))
 
-    def on_curve(self, points: Tensor, fractions: Tensor) -> Tensor:
+    def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`."""
         return points
 
@@ -202,15 +201,14 @@ class Samples:
         s, t = best.div(len(self.q_fractions), rounding_mode="floor"), best % len(self.q_fractions)
         which = torch.arange(len(best), device=best.device)
         weights = torch.cat([p[:2, s, which], q[:2, t, which]]).T
-        s, t = ends.new_tensor(self.p_fractions)[s], ends.new_tensor(self.q_fractions)[t]
-        return Minimum(s, t, weights, sq_size=0)
+        return Minimum(weights.to(points.dtype), sq_size=0)
 
-    def on_curve(self, points: Tensor, fractions: Tensor) -> Tensor:
+    def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`."""
         if not self.normalize:
             return points
-        between = (fractions > 0) & (fractions < 1)
-        return torch.where(between.unsqueeze(-1), kept_unit(points), points)
+        between = (weights > 0).all(-1, keepdim=True)
+        return torch.where(between, kept_unit(points), points)
 
     def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
         """As :class:`Curve`."""

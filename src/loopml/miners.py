@@ -9,12 +9,13 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from loopml._checks import check_batch, check_choice, check_count
-from loopml._types import Closest, SyntheticBatch
+from loopml._types import SyntheticBatch
 from loopml.curves import Arcs, Curve, Segments, samples
 from loopml.pairing import PAIRINGS, pair_up
 from loopml.spaces import DOT_PRODUCT, EUCLIDEAN, SPHERE, Space, full_precision, space_of
 from loopml.synthesis import (
     STATS,
+    Nearest,
     Negatives,
     Points,
     Synthesizer,
@@ -154,14 +155,14 @@ class LoOpMiner(BaseMiner, Synthesizer):
             points = points_of(self.distance, curve, embeddings, references[0])
             tuples = choose(curve, points, pairing, self.num_negatives)
             rows = torch.split(tuples.negatives.ends(), _CHUNK)
-            t = torch.cat([solve(curve, points, part).t for part in rows])
+            weights = torch.cat([solve(curve, points, part).weights for part in rows])
             if self.collect_stats:
                 self._record(points, tuples, _measure_in_chunks(curve, points, tuples.negatives))
         first, second, _ = tuples.negatives.curve
-        endpoint = torch.where(t <= 0.5, first, second)[tuples.which]
+        endpoint = torch.where(weights[:, 2] >= weights[:, 3], first, second)[tuples.which]
         return tuples.anchor, tuples.positive - offset, endpoint - offset
 
-    def _record(self, points: Points, tuples: Tuples, nearest: Closest) -> None:
+    def _record(self, points: Points, tuples: Tuples, nearest: Nearest) -> None:
         if self.collect_stats:
             stats = stats_of(points, tuples.negatives, nearest, len(tuples.anchor))
             for name, value in stats.items():
@@ -217,10 +218,10 @@ class LoOpMiner(BaseMiner, Synthesizer):
         )
 
 
-def _measure_in_chunks(curve: Curve, points: Points, negatives: Negatives) -> Closest:
+def _measure_in_chunks(curve: Curve, points: Points, negatives: Negatives) -> Nearest:
     """As ``measure``, without the points, so that all tuples of a batch fit into memory."""
     chunks = []
     for start in range(0, max(1, len(negatives.anchor)), _CHUNK):
         chunks.append(measure(curve, points, negatives.take(slice(start, start + _CHUNK))))
-    s, t, _, _, distance = (torch.cat(column) for column in zip(*chunks, strict=True))
-    return Closest(s, t, s.new_empty(0), s.new_empty(0), distance)
+    weights, _, _, distance = (torch.cat(column) for column in zip(*chunks, strict=True))
+    return Nearest(weights, weights.new_empty(0), weights.new_empty(0), distance)

@@ -8,7 +8,7 @@ import torch
 from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
-from loopml._types import Closest, Pairs, SyntheticBatch
+from loopml._types import Pairs, SyntheticBatch
 from loopml.curves import Curve, Minimum, Segments, weighted_sums
 from loopml.geometry.evaluate import distance_between
 from loopml.geometry.transplant import onto_sphere_at_distance
@@ -49,6 +49,15 @@ class Tuples(NamedTuple):
     which: Tensor  # (m,) index into ``negatives``
 
 
+class Nearest(NamedTuple):
+    """The nearest points of m pairs of curves."""
+
+    weights: Tensor  # (m, 4) of the endpoints in the two points, constants
+    point_p: Tensor  # (m, d)
+    point_q: Tensor  # (m, d)
+    distance: Tensor  # (m,)
+
+
 STATS = (
     "num_tuples",
     "hardest_real_negative",
@@ -67,7 +76,7 @@ class Synthesizer:
         """The curve that joins two points of ``space``."""
         raise NotImplementedError
 
-    def _record(self, points: Points, tuples: Tuples, nearest: Closest) -> None:
+    def _record(self, points: Points, tuples: Tuples, nearest: Nearest) -> None:
         """Keep the stats of these tuples, where the synthesizer collects any."""
 
     def _synthesize(
@@ -89,7 +98,7 @@ class Synthesizer:
             nearest = measure(curve, points, tuples.negatives)
             self._record(points, tuples, nearest)
             anchor = points.seen.index_select(0, tuples.anchor)
-            z_p, z_n = (z.index_select(0, tuples.which) for z in nearest[2:4])
+            z_p, z_n = (z.index_select(0, tuples.which) for z in nearest[1:3])
             # Points inside the sphere cannot be rotated onto it.
             inside = space is SPHERE and isinstance(curve, Segments)
             transplant = onto_sphere_at_distance if inside else space.transplant
@@ -156,17 +165,15 @@ def choose(curve: Curve, points: Points, pairing: Pairing, k: int | None) -> Tup
     )
 
 
-def measure(curve: Curve, points: Points, negatives: Negatives) -> Closest:
+def measure(curve: Curve, points: Points, negatives: Negatives) -> Nearest:
     """The nearest points of each tuple's two curves, differentiable."""
     rows = negatives.ends()
     minimum = solve(curve, points, rows)
-    weights = minimum.weights.to(points.placed.dtype)
-    weighted = weighted_sums(points.placed, rows.view(-1, 2), weights.reshape(-1, 2))
-    fractions = torch.stack([minimum.s, minimum.t], 1)  # (m, 2)
-    on_curve = curve.on_curve(weighted.view(len(rows), 2, points.placed.shape[1]), fractions)
-    point_p, point_q = on_curve.unbind(1)
+    weights = minimum.weights.reshape(-1, 2)  # one row per point
+    sums = weighted_sums(points.placed, rows.view(-1, 2), weights)
+    point_p, point_q = curve.on_curve(sums, weights).view(len(rows), 2, sums.shape[1]).unbind(1)
     distance = distance_between(point_p, point_q, minimum.sq_size)
-    return Closest(minimum.s, minimum.t, point_p, point_q, distance)
+    return Nearest(minimum.weights, point_p, point_q, distance)
 
 
 def difference(points: Tensor, rows: Tensor) -> Tensor:
@@ -181,7 +188,7 @@ def solve(curve: Curve, points: Points, rows: Tensor) -> Minimum:
 
 
 @torch.no_grad()
-def stats_of(points: Points, negatives: Negatives, nearest: Closest, m: int) -> dict[str, float]:
+def stats_of(points: Points, negatives: Negatives, nearest: Nearest, m: int) -> dict[str, float]:
     """What ``collect_stats`` records of tuples of curves; it reads values, so it syncs a GPU.
 
     The mean distance to the negative, of the nearest ends and of the curves themselves, and the
@@ -192,7 +199,7 @@ def stats_of(points: Points, negatives: Negatives, nearest: Closest, m: int) -> 
     ends = points.placed[negatives.ends()]  # (u, 4, d)
     p, q = ends[:, :2], ends[:, 2:]
     real = distance_between(p.unsqueeze(2), q.unsqueeze(1)).flatten(1).amin(1)
-    interior = (nearest.s * (1 - nearest.s) * nearest.t * (1 - nearest.t)) > 0
+    interior = (nearest.weights > 0).all(1)
     means = (real.mean(), nearest.distance.mean(), interior.to(real.dtype).mean())
     return dict(zip(STATS, (float(m), *(float(mean) for mean in means)), strict=True))
 

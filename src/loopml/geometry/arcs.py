@@ -15,8 +15,6 @@ score better than the truth, rounding can only lose the last digits, never inven
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -34,59 +32,45 @@ from loopml.geometry.evaluate import (
 from loopml.geometry.lengths import direction_of
 
 
-class Cone(NamedTuple):
-    """An arc in its own frame: unit vectors (x, y) with ``|y| cos_half <= x sin_half``."""
-
-    cos_half: Tensor
-    sin_half: Tensor
-
-    def half(self) -> Tensor:
-        """Half of the arc's angle, in radians."""
-        return torch.atan2(self.sin_half, self.cos_half)
-
-
-class Span(NamedTuple):
-    """An arc without its vectors: its cone, and the scales of its frame."""
-
-    cone: Cone
-    per_middle: Tensor  # 1 / |p0 + p1|, 0 where the endpoints are opposite
-    per_along: Tensor  # 1 / |p1 - p0|, 0 where they coincide
-
-
-def solve_cones(
-    xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor, p_half: Tensor, q_half: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The angles of unit vectors of two cones that maximise ``x^T [[xx, xy], [yx, yy]] y``.
-
-    The best answer of a cone to a vector is the vector's angle, clamped to the cone.
-    """
-    p_half, q_cos, q_sin = p_half.expand_as(xx), q_half.cos(), q_half.sin()
-    # On the arc of p: both ends, the answers to both ends of q, and the top left singular vector,
-    # which is the half angle of M M^T.
-    x_mid, x_side, y_mid, y_side = xx * q_cos, xy * q_sin, yx * q_cos, yy * q_sin
-    to_last = angle_of(x_mid + x_side, y_mid + y_side)
-    to_first = angle_of(x_mid - x_side, y_mid - y_side)
-    cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
-    singular = angle_of(cosine, 2 * (xx * yx + xy * yy)) / 2
-    a = torch.stack([p_half, -p_half, to_last, to_first, singular])  # (5, ...)
-    a = torch.clamp(a, -p_half, p_half)
-    # The answer of q to each.
-    a_cos, a_sin = a.cos(), a.sin()
-    x, y = xx * a_cos + yx * a_sin, xy * a_cos + yy * a_sin
-    b = torch.clamp(angle_of(x, y), -q_half, q_half)
-    value = x * b.cos() + y * b.sin()
-    # An end of an arc is exact, the singular vector is rounded: it has to be better by more.
-    value[-1] -= 2 * torch.finfo(value.dtype).eps
-    best = value.argmax(0, keepdim=True)
-    return a.gather(0, best)[0], b.gather(0, best)[0]
-
-
 def angle_of(x: Tensor, y: Tensor) -> Tensor:
-    """The angle of (x, y); that of (0, 0) is pi, so that its answer is an end of the cone.
+    """The angle of (x, y); that of (0, 0) is pi, so that its answer is an end of the arc.
 
     The frame of opposite endpoints has no middle, and an angle between its ends is no point.
     """
     return torch.atan2(y, x - torch.finfo(x.dtype).tiny)
+
+
+def solve_cones(matrix: Tensor, p_half: Tensor, q_half: Tensor) -> Tensor:
+    """The angles of unit vectors of two cones that maximise ``x^T M y``.
+
+    The best answer of a cone to a vector is the vector's angle, clamped to the cone.
+
+    Args:
+        matrix: (2, 2, ...) M.
+        p_half: (...) half of the cone of x, to broadcast.
+        q_half: (...) half of the cone of y, to broadcast.
+
+    Returns:
+        (2, ...) angles from the first axis.
+    """
+    # On the arc of p: both ends, the answers to both ends of q, and the top left singular vector,
+    # which is the half angle of M M^T.
+    middle, side = matrix[:, 0] * q_half.cos(), matrix[:, 1] * q_half.sin()  # (2, ...)
+    last, first = middle + side, middle - side
+    sq = (matrix * matrix).sum(1)
+    double = torch.stack([sq[0] - sq[1], 2 * (matrix[0] * matrix[1]).sum(0)])
+    answers = angle_of(*torch.stack([last, first, double], 1))  # (3, ...)
+    answers[2] /= 2
+    limit = p_half.expand_as(answers[0])
+    a = torch.cat([torch.stack([limit, -limit]), answers]).clamp(-limit, limit)  # (5, ...)
+    # The answer of q to each.
+    x, y = matrix[0].unsqueeze(1) * a.cos() + matrix[1].unsqueeze(1) * a.sin()
+    b = angle_of(x, y).clamp(-q_half, q_half)
+    value = x * b.cos() + y * b.sin()
+    # An end of an arc is exact, the singular vector is rounded: it has to be better by more.
+    value[4] -= 2 * torch.finfo(value.dtype).eps
+    best = value.argmax(0, keepdim=True)
+    return torch.cat([a.gather(0, best), b.gather(0, best)])
 
 
 def fraction_of(angle: Tensor, half: Tensor) -> Tensor:
@@ -107,16 +91,6 @@ def inverse_length(sq_length: Tensor, least: Tensor | float) -> Tensor:
     return torch.where(sq_length > least, sq_length.clamp(min=least).rsqrt(), 0)
 
 
-def span(sq_middle: Tensor, sq_along: Tensor, least: float) -> Span:
-    """The span of an arc, from ``|p0 + p1|^2`` and ``|p1 - p0|^2``, which are 0 up to ``least``.
-
-    The same endpoints make a point, a cone without width. Opposite ones have no unique arc: their
-    middle counts as zero, which leaves the two endpoints alone.
-    """
-    per_middle, per_along = inverse_length(sq_middle, least), inverse_length(sq_along, least)
-    return Span(Cone(per_middle * sq_middle / 2, per_along * sq_along / 2), per_middle, per_along)
-
-
 def middles_and_differences(ends: Tensor) -> Tensor:
     """p0 + p1, p1 - p0, q0 + q1, q1 - q0 from the endpoints p0, p1, q0, q1: (..., 4, d)."""
     start, end = by_curve(ends).unbind(-2)  # (..., 2, d) each
@@ -125,28 +99,29 @@ def middles_and_differences(ends: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nearest_on_arcs(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Fractions (s, t) of the nearest points of two arcs, and their weights on ``vectors``.
+    """Where two arcs come nearest to each other.
 
     Args:
         vectors: (..., 4, d) the sums and differences of unit endpoints. Taking these before
             products keeps the digits of near endpoints.
 
     Returns:
-        s (...), t (...) and weights (..., 4).
+        Half of the angle of both arcs (2, ...), the angles of the nearest points from their middles
+        (2, ...), and the weights (2, 2, ...) of the sums and of the differences in them.
     """
-    products = wide(vectors @ vectors.mT)  # (..., 4, 4)
-    sq = products.diagonal(dim1=-2, dim2=-1)  # (..., 4)
+    # Of near points the products differ in the last digits of float32 alone.
+    wider = wide(vectors)
+    products = (wider @ wider.mT).movedim((-2, -1), (0, 1))  # (4, 4, ...)
+    sq = products.diagonal().movedim(-1, 0)  # (4, ...)
     # The weight on a middle has no bound, so its length must be known; that on a difference has.
     middle, along = least_square(vectors.dtype), least_square(sq.dtype)
-    per = inverse_length(sq, sq.new_tensor([middle, along, middle, along]))
-    lengths = per * sq / 2  # (..., 4) cosine and sine of half of each arc
-    half = torch.atan2(lengths[..., 1::2], lengths[..., 0::2])  # (..., 2)
-    matrix = per[..., :2].unsqueeze(-1) * products[..., :2, 2:] * per[..., 2:].unsqueeze(-2)
-    xx, xy, yx, yy = matrix.flatten(-2).unbind(-1)
-    angles = torch.stack(solve_cones(xx, xy, yx, yy, *half.unbind(-1)), -1)  # (..., 2)
-    weights = per * torch.stack([angles.cos(), angles.sin()], -1).flatten(-2)
-    s, t = fraction_of(angles, half).to(vectors.dtype).unbind(-1)
-    return s, t, weights.to(vectors.dtype)
+    per = torch.cat([inverse_length(sq[0::2], middle), inverse_length(sq[1::2], along)])
+    half = torch.atan2(per[2:] * sq[1::2], per[:2] * sq[0::2])  # (2, ...) of p and q
+    per_p, per_q = per[0::2], per[1::2]  # of the middle and the difference
+    matrix = per_p.unsqueeze(1) * products[:2, 2:] * per_q
+    angles = solve_cones(matrix, *half)
+    weights = per.view(2, 2, *half.shape[1:]) * torch.stack([angles.cos(), angles.sin()])
+    return half, angles, weights
 
 
 def kept_unit(x: Tensor) -> Tensor:
@@ -160,15 +135,11 @@ def kept_unit(x: Tensor) -> Tensor:
 def measure_arcs(ends: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on unit vectors (..., 4, d) in their own dtype."""
     vectors = middles_and_differences(ends)
-    s, t, weights = nearest_on_arcs(vectors)
-    point_p, point_q = kept_unit(mixed(weights, vectors)).unbind(-2)
+    half, angles, weights = nearest_on_arcs(vectors)
+    s, t = fraction_of(angles, half).to(ends.dtype)
+    on_vectors = weights.transpose(0, 1).flatten(0, 1).movedim(0, -1).to(ends.dtype)
+    point_p, point_q = kept_unit(mixed(on_vectors, vectors)).unbind(-2)
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))
-
-
-def weights_of_ends(weights: Tensor) -> Tensor:
-    """Weights (..., 4) on p0 + p1, p1 - p0, q0 + q1, q1 - q0 as weights on p0, p1, q0, q1."""
-    middle, along = weights[..., 0::2], weights[..., 1::2]  # (..., 2)
-    return torch.stack([middle - along, middle + along], -1).flatten(-2)
 
 
 def directions(**points: Tensor) -> tuple[Tensor, ...]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from loopml._types import Pairs
-from loopml.geometry.arcs import Cone, Span, span
+from loopml.geometry.arcs import inverse_length
 
 
 def grid_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
@@ -51,27 +51,15 @@ class ArcTerms(NamedTuple):
     cot: Tensor
 
 
-def arc_spans(gram: Tensor, pairs: Pairs) -> Span:
-    """Spans of the arcs that ``pairs`` names: (p,)."""
-    square = gram.diagonal()
-    sq_sum = square[pairs.first] + square[pairs.second]
-    twice = 2 * gram[pairs.first, pairs.second]
-    # Under this a length is rounding, and the endpoints stand for the arc.
-    return span(sq_sum + twice, sq_sum - twice, least=32 * torch.finfo(gram.dtype).eps)
-
-
 def arc_terms(gram: Tensor, pairs: Pairs) -> Tensor:
     """Terms of the arcs that ``pairs`` names: (6, p)."""
-    (cos_half, sin_half), per_middle, per_along = arc_spans(gram, pairs)
-    per_sin = 2 * per_middle * per_along
-    cot = per_sin * (cos_half * cos_half - sin_half * sin_half)
-    return torch.stack(ArcTerms(cos_half, sin_half, per_middle, per_along, per_sin, cot))
-
-
-def as_rows(spans: Span) -> Span:
-    """The same with a trailing axis, for curves that are the rows of a block: (b, 1)."""
-    cone = Cone(*(x.unsqueeze(1) for x in spans.cone))
-    return Span(cone, spans.per_middle.unsqueeze(1), spans.per_along.unsqueeze(1))
+    square, cos = gram.diagonal(), gram[pairs.first, pairs.second]
+    sq_sum = square[pairs.first] + square[pairs.second]
+    sq = torch.stack([sq_sum + 2 * cos, sq_sum - 2 * cos])
+    # Under this a length is rounding, and the endpoints stand for the arc.
+    per = inverse_length(sq, 32 * torch.finfo(gram.dtype).eps)
+    per_sin = 2 * per[0] * per[1]
+    return torch.cat([per * sq / 2, per, torch.stack([per_sin, cos * per_sin])])
 
 
 def arc_reach(terms: Tensor) -> Tensor:
@@ -96,9 +84,15 @@ def arc_to_points(first: Tensor, second: Tensor, terms: Tensor) -> Tensor:
         terms: of the arcs; they broadcast.
     """
     arc = ArcTerms(*terms)
-    larger, smaller = torch.maximum(first, second), torch.minimum(first, second)
-    towards = torch.addcmul(smaller * arc.per_sin, larger, arc.cot, value=-1).clamp_(min=0)
-    return (larger * larger.abs()).addcmul_(towards, towards)
+    larger = torch.maximum(first, second)
+    towards = torch.minimum(first, second).mul_(arc.per_sin)
+    towards.addcmul_(larger, arc.cot, value=-1).clamp_(min=0)
+    return larger.abs().mul_(larger).addcmul_(towards, towards)
+
+
+def root(sq: Tensor) -> Tensor:
+    """The inner product whose square, with its sign, is ``sq``."""
+    return torch.copysign(sq.abs().sqrt_(), sq)
 
 
 def arc_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
@@ -181,18 +175,12 @@ def segment_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
     return -torch.where(inside, torch.minimum(edge, interior), edge).clamp_(min=0)
 
 
-class SampleTerms(NamedTuple):
-    """The terms of the k sampled points of pairs: (k, p) each, or with axes that broadcast."""
-
-    w0: Tensor  # weight of the first endpoint
-    w1: Tensor
-    sq: Tensor  # square of the point
-
-
 def weigh_samples(
     sq0: Tensor, inner: Tensor, sq1: Tensor, fractions: Sequence[float], normalize: bool
 ) -> Tensor:
     """Terms of the points at ``fractions`` between two endpoints: (3, k, p).
+
+    The weights of the first endpoint and of the second in each point, and its square.
 
     An interior point is divided by its length where ``normalize`` says so; one shorter than 1e-12,
     the threshold of ``torch.nn.functional.normalize``, becomes zero.
@@ -211,7 +199,7 @@ def weigh_samples(
     if normalize:
         per_length = torch.where(sq > 1e-24, sq.clamp(min=1e-24).rsqrt(), 0)
         scale = torch.where((w1 > 0) & (w1 < 1), per_length, scale)
-    return torch.stack(SampleTerms(w0 * scale, w1 * scale, sq * scale * scale))
+    return torch.stack([w0 * scale, w1 * scale, sq * scale * scale])
 
 
 def sample_terms(gram: Tensor, pairs: Pairs, fractions: Sequence[float], normalize: bool) -> Tensor:
@@ -222,9 +210,8 @@ def sample_terms(gram: Tensor, pairs: Pairs, fractions: Sequence[float], normali
 
 def sample_reach(terms: Tensor) -> Tensor:
     """The least share of its largest product with any point that one end of a pair has: (p,)."""
-    samples = SampleTerms(*terms)
     # At least 1, so that a reach is never negative: the ends themselves are on every curve.
-    return 1 / (samples.w0 + samples.w1).amax(0).clamp(min=1)
+    return 1 / (terms[0] + terms[1]).amax(0).clamp(min=1)
 
 
 def samples_to_points(first: Tensor, second: Tensor, terms: Tensor) -> Tensor:
@@ -235,21 +222,25 @@ def samples_to_points(first: Tensor, second: Tensor, terms: Tensor) -> Tensor:
         second: (...) products with the other end.
         terms: of the samples; they broadcast.
     """
-    samples = SampleTerms(*terms)
-    return torch.addcmul(samples.w0 * first, samples.w1, second).amax(0)
+    w0, w1 = terms[0], terms[1]
+    best = (first * w0[0]).addcmul_(second, w1[0])
+    for k in range(1, len(w0)):
+        torch.maximum(best, (first * w0[k]).addcmul_(second, w1[k]), out=best)
+    return best
 
 
 def sample_nearness(corner: Tensor, p_terms: Tensor, q_terms: Tensor, similarity: bool) -> Tensor:
     """The score of each of k sampled points of one pair with each of l of the other: (k, l, ...).
 
-    It is their inner product under ``similarity``, else minus their squared distance.
+    It is their inner product under ``similarity``, for which weights are terms enough, else minus
+    their squared distance.
     """
-    p, q = SampleTerms(*p_terms), SampleTerms(*q_terms)
-    end0, end1 = (p.w0.unsqueeze(1) * corner[0] + p.w1.unsqueeze(1) * corner[1]).unbind(1)
-    inner = end0.unsqueeze(1) * q.w0 + end1.unsqueeze(1) * q.w1
+    p_terms = p_terms.unsqueeze(2)  # (t, k, 1, ...)
+    at_ends = p_terms[0] * corner[0] + p_terms[1] * corner[1]  # (k, 2, ...)
+    inner: Tensor = at_ends[:, :1] * q_terms[0] + at_ends[:, 1:] * q_terms[1]
     if similarity:
         return inner
-    return (2 * inner - p.sq.unsqueeze(1) - q.sq).clamp(max=0)
+    return (2 * inner - p_terms[2] - q_terms[2]).clamp(max=0)
 
 
 def sample_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor, similarity: bool) -> Tensor:

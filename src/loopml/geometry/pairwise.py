@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 
 from loopml._checks import check_endpoints, check_same_length
-from loopml.geometry.arcs import Span, directions, fraction_of, least_square, solve_cones, span
+from loopml.geometry.arcs import (
+    directions,
+    fraction_of,
+    inverse_length,
+    least_square,
+    solve_cones,
+)
 from loopml.geometry.evaluate import wide
-from loopml.geometry.gram import as_rows
 from loopml.geometry.segments import Products, length_and_direction, solve_box
 
 # Entries of one (rows, q) temporary; a few dozen of them live at once.
@@ -157,14 +162,14 @@ def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
 
     Takes float64 unit vectors (p, d) and (q, d) as they are, and stores (p, q) temporaries.
     """
-    p, p_middle, p_along, p_skew = _frame(p0, p1)
-    q, q_middle, q_along, q_skew = _frame(q0, q1)
-    p = as_rows(p)
+    p_half, p_middle, p_along, p_skew = _frame(p0, p1)
+    q_half, q_middle, q_along, q_skew = _frame(q0, q1)
+    p_half = p_half.unsqueeze(1)
     xx, xy = p_middle @ q_middle.T, p_middle @ q_along.T  # (p, q)
     yx, yy = p_along @ q_middle.T, p_along @ q_along.T
-    p_half, q_half = p.cone.half(), q.cone.half()
     with torch.no_grad():
-        a, b = solve_cones(xx, xy, yx, yy, p_half, q_half)
+        matrix = torch.stack([torch.stack([xx, xy]), torch.stack([yx, yy])])
+        a, b = solve_cones(matrix, p_half, q_half)
         s, t = fraction_of(a, p_half), fraction_of(b, q_half)
     # The angles move with the endpoints, so that an end of an arc stays one.
     a, b = (2 * s - 1) * p_half, (2 * t - 1) * q_half
@@ -174,16 +179,18 @@ def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
     return inner / (sq_p.clamp(min=0.5) * sq_q.clamp(min=0.5)).sqrt()
 
 
-def _frame(p0: Tensor, p1: Tensor) -> tuple[Span, Tensor, Tensor, Tensor]:
-    """The span of each arc, its unit middle and direction (p, d), and their inner product (p,).
+def _frame(p0: Tensor, p1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Half of each arc's angle (p,), its unit middle and direction (p, d), and their product (p,).
 
     That is 0 for unit vectors, and up to 1e-16 over the length of the middle for rounded ones.
     """
     middle, along = p0 + p1, p1 - p0
     sq_middle, sq_along = middle.square().sum(1), along.square().sum(1)
-    arc = span(sq_middle, sq_along, least_square(p0.dtype))
-    middle, along = middle * arc.per_middle.unsqueeze(1), along * arc.per_along.unsqueeze(1)
-    return arc, middle, along, (middle * along).sum(1)
+    least = least_square(p0.dtype)
+    per_middle, per_along = inverse_length(sq_middle, least), inverse_length(sq_along, least)
+    half = torch.atan2(per_along * sq_along, per_middle * sq_middle)
+    middle, along = middle * per_middle.unsqueeze(1), along * per_along.unsqueeze(1)
+    return half, middle, along, (middle * along).sum(1)
 
 
 def _distance(sq_distance: Tensor, sq_size: Tensor) -> Tensor:

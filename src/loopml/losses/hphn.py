@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from loopml import ops
 from loopml._checks import check_flag, check_nonnegative
-from loopml._types import Closest, Pairs
+from loopml._types import Pairs
 from loopml.curves import Curve, Samples, samples
 from loopml.geometry.evaluate import distance_of
 from loopml.losses.mined import Elements, MinedLoss
@@ -18,6 +18,7 @@ from loopml.selection import farthest, largest, smallest_per_group
 from loopml.spaces import DOT_PRODUCT, space_of
 from loopml.synthesis import (
     STATS,
+    Nearest,
     Negatives,
     Synthesizer,
     check_synthesizer,
@@ -119,32 +120,37 @@ class HPHNTripletLoss(MinedLoss):
         points = points_of(self.distance, curve, embeddings, ref_emb)
         positive = _farthest_positive(points.gram, embeddings, labels, ref_emb, ref_labels)
         if synthesizer is None:
-            negatives, found = _nearest_rows(points.gram, labels, ref_labels)
+            hardest = _nearest_rows(points.gram, labels, ref_labels)
         else:
             pairing = pair_up(synthesizer.pairing, embeddings, labels, ref_emb, ref_labels)
             if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
                 return None
             if isinstance(curve, Samples):
-                negatives, found = _nearest_to_samples(curve, points.gram, pairing, labels)
+                hardest = _nearest_to_samples(curve, points.gram, pairing, labels)
                 # An anchor is measured with the points between, without its positive.
                 curve = curve.without_end()
             else:
-                negatives, found = _nearest_curves(curve, points.gram, pairing, len(labels))
+                hardest = _nearest_curves(curve, points.gram, pairing, len(labels))
+        negatives, which, found = hardest
         valid = found & (positive >= 0)
         nearest = measure(curve, points, negatives)
         if self.collect_stats:
-            counted, m = Closest(*(x[valid] for x in nearest)), int(valid.sum())
-            for name, value in stats_of(points, negatives.take(valid), counted, m).items():
+            counted = which[valid]
+            picked = Nearest(*(x[counted] for x in nearest))
+            stats = stats_of(points, negatives.take(counted), picked, len(counted))
+            for name, value in stats.items():
                 setattr(self, name, value)
-        rows = torch.stack([negatives.anchor, positive.clamp(min=0)], 1)
-        d_ap, d_an = distance_of(difference(points.seen, rows)), nearest.distance
+        anchor = torch.arange(len(labels), device=labels.device)
+        rows = torch.stack([anchor, positive.clamp(min=0)], 1)
+        d_ap = distance_of(difference(points.seen, rows))
+        d_an = nearest.distance.index_select(0, which)
         if self.distance.power != 1:
             d_ap, d_an = d_ap**self.distance.power, d_an**self.distance.power
         if self.soft_margin:
             losses = torch.nn.functional.softplus(d_ap - d_an)
         else:
             losses = torch.relu(d_ap - d_an + self.margin)
-        return Elements(losses, valid, (negatives.anchor,), "element")
+        return Elements(losses, valid, (anchor,), "element")
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
@@ -166,11 +172,17 @@ def _farthest_positive(
     return farthest(gram, positives.anchor, positives.positive, len(labels))
 
 
+class _Hardest(NamedTuple):
+    """The nearest negative curve of each of n anchors."""
+
+    negatives: Negatives  # u positive curves with their nearest negative curves
+    which: Tensor  # (n,) index of the anchor's into those; any, where it has none
+    found: Tensor  # (n,) whether it has one
+
+
 @torch.no_grad()
-def _nearest_rows(
-    gram: Tensor, labels: Tensor, ref_labels: Tensor | None
-) -> tuple[Negatives, Tensor]:
-    """Each row with its nearest negative row, as curves of one point, and whether it has one."""
+def _nearest_rows(gram: Tensor, labels: Tensor, ref_labels: Tensor | None) -> _Hardest:
+    """Rows instead of curves, on both sides."""
     n = len(labels)
     offset = 0 if ref_labels is None else n
     ref_labels = labels if ref_labels is None else ref_labels
@@ -179,27 +191,28 @@ def _nearest_rows(
     anchor = torch.arange(n, device=labels.device)
     nearest = index.clamp(min=0)
     negative = Pairs(nearest + offset, nearest + offset, ref_labels[nearest])
-    return Negatives(anchor, anchor, negative), index >= 0
+    return _Hardest(Negatives(anchor, anchor, negative), anchor, index >= 0)
 
 
 @torch.no_grad()
-def _nearest_curves(
-    curve: Curve, gram: Tensor, pairing: Pairing, n: int
-) -> tuple[Negatives, Tensor]:
-    """Each row's curve that comes nearest to a negative curve, with that one, and whether it has.
+def _nearest_curves(curve: Curve, gram: Tensor, pairing: Pairing, n: int) -> _Hardest:
+    """Over all curves through an anchor. A curve belongs to both of its ends: it is searched once.
 
-    A curve belongs to both of its ends, and is searched once.
+    What is measured then are all curves, or those that the anchors chose where these are fewer.
     """
-    index, value = curve.nearest(gram, pairing.positives, pairing.negatives, 1)
-    index, value = index[pairing.curve], value[pairing.curve]
-    return _nearest_of_anchor(pairing, pairing.anchor, pairing.positive, index, value, n)
+    rows, cols = pairing.positives, pairing.negatives
+    index, value = curve.nearest(gram, rows, cols, 1)
+    pair, found = smallest_per_group(value[pairing.curve, 0], pairing.anchor, n)
+    which = pairing.curve[pair]
+    if len(rows.first) > n:
+        rows, index, which = rows.take(which), index[which], torch.arange(n, device=which.device)
+    negative = cols.take(index[:, 0].clamp(min=0))
+    return _Hardest(Negatives(rows.first, rows.second, negative), which, found)
 
 
 @torch.no_grad()
-def _nearest_to_samples(
-    curve: Samples, gram: Tensor, pairing: Pairing, labels: Tensor
-) -> tuple[Negatives, Tensor]:
-    """As :func:`_nearest_curves`, for an anchor and the points between it and its positives.
+def _nearest_to_samples(curve: Samples, gram: Tensor, pairing: Pairing, labels: Tensor) -> _Hardest:
+    """Over the anchor and the points between it and its positives.
 
     The points between belong to both ends of a pair; the anchor belongs to itself.
     """
@@ -208,26 +221,13 @@ def _nearest_to_samples(
     index, value = curve.start().nearest(gram, alone, pairing.negatives, 1)
     # An anchor that is itself the nearest is measured with any of its positives.
     partner = rows.scatter_reduce(0, pairing.anchor, pairing.positive, "amax", include_self=False)
-    if not curve.between().p_fractions:
-        return _nearest_of_anchor(pairing, rows, partner, index, value, len(labels))
-    more, values = curve.between().nearest(gram, pairing.positives, pairing.negatives, 1)
-    return _nearest_of_anchor(
-        pairing,
-        torch.cat([rows, pairing.anchor]),
-        torch.cat([partner, pairing.positive]),
-        torch.cat([index, more[pairing.curve]]),
-        torch.cat([value, values[pairing.curve]]),
-        len(labels),
-    )
-
-
-def _nearest_of_anchor(
-    pairing: Pairing, anchor: Tensor, positive: Tensor, index: Tensor, value: Tensor, n: int
-) -> tuple[Negatives, Tensor]:
-    """The nearest of the negative curves ``index`` (m, 1) that each of n anchors has."""
-    pair, found = smallest_per_group(value.squeeze(1), anchor, n)
-    # A row on no curve stands for itself: its own numbers are finite, and are left out.
-    row = torch.arange(n, device=pair.device)
-    positive = torch.where(found, positive[pair], row)
+    anchor, positive = rows, partner
+    if curve.between().p_fractions:
+        between, values = curve.between().nearest(gram, pairing.positives, pairing.negatives, 1)
+        anchor = torch.cat([rows, pairing.anchor])
+        positive = torch.cat([partner, pairing.positive])
+        index = torch.cat([index, between[pairing.curve]])
+        value = torch.cat([value, values[pairing.curve]])
+    pair, found = smallest_per_group(value[:, 0], anchor, len(labels))
     negative = pairing.negatives.take(index[pair, 0].clamp(min=0))
-    return Negatives(row, positive, negative), found
+    return _Hardest(Negatives(rows, positive[pair], negative), rows, found)

@@ -12,9 +12,8 @@ from loopml._types import Pairs
 from loopml.geometry.gram import grid_corners
 from loopml.selection import largest
 
-# Numbers in a temporary of one block: 1 MiB of float32. Smaller blocks spend their time in calls,
-# larger ones in memory (measured from 2^15 to 2^19 at 256 to 3072 curves).
-BLOCK = 1 << 18
+# Numbers in a temporary of one block: 128 KiB of float32. A score has two dozen temporaries.
+_BLOCK = 1 << 15
 
 # Scores of pairs of curves from their corners and the terms of both, as in ``geometry.gram``.
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -47,7 +46,7 @@ def search_all(
         column -1 with score -inf.
     """
     per_pair = rows.terms[0, ..., :1].numel() * cols.terms[0, ..., :1].numel()
-    step = max(1, BLOCK // max(1, len(cols) * per_pair))
+    step = max(1, _BLOCK // max(1, len(cols) * per_pair))
     q = cols.terms.unsqueeze(-2)
     found = []
     for start in range(0, max(1, len(rows)), step):

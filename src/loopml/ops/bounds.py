@@ -14,36 +14,42 @@ them first, and then only the curves of those within reach.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from loopml.geometry.gram import listed_corners
-from loopml.ops.blocks import BLOCK, Curves, Score, joined, search_all
+from loopml.ops.blocks import Curves, Score, joined, search_all
 
+# Numbers in a temporary of one block: 1 MiB of float32. Smaller blocks spend their time in calls,
+# larger ones in memory (measured from 2^15 to 2^19 at 256 to 3072 curves).
+_BLOCK = 1 << 18
 # Up to this many pairs of curves, scoring all of them takes fewer calls.
 _FEW = 1 << 13
 # Scoring a pair of curves from a list takes so many times as long as from a grid.
 _LIST = 7
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What bounds the score of two curves by those of curves and points.
+
+    A score is an inner product, or grows with it through 0.
+    """
+
+    # The score of curves with points, from the products of both ends with the points, and terms.
+    to_points: Callable[[Tensor, Tensor, Tensor], Tensor]
+    # From terms, the least part of the score of a curve with any point that one of its ends has.
+    reach: Callable[[Tensor], Tensor]
+    # The inner product that a score stands for.
+    product: Callable[[Tensor], Tensor]
+
+
 def search_nearest(
-    gram: Tensor,
-    rows: Curves,
-    cols: Curves,
-    score: Score,
-    to_points: Callable[[Tensor, Tensor, Tensor], Tensor],
-    reach: Tensor,
+    gram: Tensor, rows: Curves, cols: Curves, score: Score, bound: Bound
 ) -> tuple[Tensor, Tensor]:
     """The highest score of each row over the columns of another label.
-
-    Args:
-        gram: (n, n).
-        rows: r curves.
-        cols: c curves.
-        score: what is sought; a score is an inner product, or grows with it through 0.
-        to_points: the score of row curves with points, from the points' products with both ends.
-        reach: (c,) the least part of its score with any point that one end of a column curve has.
 
     Returns:
         As :func:`search_all` with k = 1.
@@ -51,29 +57,42 @@ def search_nearest(
     r, n = len(rows), len(gram)
     if r * len(cols) <= _FEW:
         return search_all(gram, rows, cols, score, 1)
-    ends = _Ends(rows, cols, reach, n)
+    ends = _Ends(rows, cols, bound.reach(cols.terms), n)
     # What rounding can make of a product.
     slack = 32 * torch.finfo(gram.dtype).eps * gram.diagonal().amax()
     found = []
-    step = max(1, BLOCK // n)
+    step = max(1, _BLOCK // n)
     for start in range(0, r, step):
         block = slice(start, start + step)
         part = rows.take(block)
         first, second = (gram.index_select(0, end) for end in part.pairs[:2])
-        near = to_points(first, second, part.terms.unsqueeze(-1))
-        row, point = ends.within_reach(near, ends.row_rank[block], slack)
+        near = bound.to_points(first, second, part.terms.unsqueeze(-1))
+        best = ends.best_of(near, ends.row_rank[block])
+        row, point = ends.within_reach(near, best, slack)
         if int(ends.degree[point].sum()) * _LIST > len(part) * len(cols):
             found.append(search_all(gram, part, cols, score, 1))
             continue
         row, col = ends.curves_of(row, point)
+        # The row curve comes no nearer to a point of the column than it comes to both ends.
+        curve = cols.take(col)
+        first, second = (bound.product(near[row, end]) for end in curve.pairs[:2])
+        limit = bound.to_points(first, second, curve.terms)
+        (kept,) = (limit >= best[row, 0] - slack).nonzero(as_tuple=True)
+        row, col = row[kept], col[kept]
         p, q = part.take(row), cols.take(col)
         nearness = score(listed_corners(gram, p.pairs, q.pairs), p.terms, q.terms)
-        best = nearness.new_full((len(part),), -torch.inf).scatter_reduce_(0, row, nearness, "amax")
-        col = torch.where(nearness == best[row], col, len(cols))
-        lowest = col.new_full((len(part),), len(cols)).scatter_reduce_(0, row, col, "amin")
-        lowest.masked_fill_(lowest == len(cols), -1)
-        found.append((lowest.unsqueeze(1), best.unsqueeze(1)))
+        found.append(_best_of_list(nearness, row, col, len(part), len(cols)))
     return joined(found)
+
+
+def _best_of_list(
+    nearness: Tensor, row: Tensor, col: Tensor, r: int, c: int
+) -> tuple[Tensor, Tensor]:
+    """The highest of the scores that each of r rows has, and the lowest column that has it."""
+    best = nearness.new_full((r,), -torch.inf).scatter_reduce_(0, row, nearness, "amax")
+    col = torch.where(nearness == best[row], col, c)
+    lowest = col.new_full((r,), c).scatter_reduce_(0, row, col, "amin")
+    return lowest.masked_fill_(lowest == c, -1).unsqueeze(1), best.unsqueeze(1)
 
 
 class _Ends:
@@ -93,21 +112,20 @@ class _Ends:
         self.never = torch.finfo(reach.dtype).max / 4
         self.unused = torch.where(self.degree == 0, -self.never, 0)
 
-    def within_reach(self, near: Tensor, rank: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-        """The ends that a curve which is the nearest of its row can have.
+    def best_of(self, near: Tensor, rank: Tensor) -> Tensor:
+        """The best score of each row with an end of another label.
 
         Args:
-            near: (b, n) scores of rows with points; overwritten.
+            near: (b, n) scores of rows with points; those of other points are overwritten.
             rank: (b,) of the rows' labels.
-            slack: error of a score.
-
-        Returns:
-            Rows and points.
         """
         # Arithmetic instead of a mask: 1 where the labels agree, else 0.
         same = (rank.unsqueeze(1) - self.rank).abs_().neg_().add_(1).clamp_(min=0)
         near.sub_(same, alpha=self.never).add_(self.unused)
-        best = near.amax(1, keepdim=True).clamp_(min=-self.never / 2)
+        return near.amax(1, keepdim=True).clamp_(min=-self.never / 2)
+
+    def within_reach(self, near: Tensor, best: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+        """The ends that the nearest curve of each row can have, as rows and points."""
         bar = torch.addcmul(best.clamp(max=0) - slack, best.clamp(min=0), self.reach)
         row, point = (near >= bar).nonzero(as_tuple=True)
         return row, point

@@ -12,9 +12,9 @@ from torch import Tensor
 from loopml._types import Pairs
 from loopml.geometry import gram as scores
 from loopml.ops.blocks import Curves, search_all
-from loopml.ops.bounds import search_nearest
+from loopml.ops.bounds import Bound, search_nearest
 from loopml.pairing import all_curves
-from loopml.selection import farthest
+from loopml.selection import farthest, largest
 
 # Written out, since the releases of torch differ in which annotations they can read.
 _CURVES = (
@@ -26,6 +26,13 @@ _SAMPLES_SCHEMA = (
     f"({_CURVES}, float[] row_fractions, float[] col_fractions, bool normalize, "
     "bool similarity, SymInt k) -> (Tensor, Tensor)"
 )
+
+
+_ARC_BOUND = Bound(scores.arc_to_points, scores.arc_reach, scores.root)
+_SAMPLE_BOUND = Bound(scores.samples_to_points, scores.sample_reach, lambda product: product)
+
+# Up to this many rows, a matrix of all pairs takes fewer calls than a list of the positive ones.
+_FEW = 256
 
 
 def _with_terms(
@@ -51,11 +58,10 @@ def _nearest_arcs(
     pairs = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
     rows, cols = _with_terms(*pairs, partial(scores.arc_terms, gram))
     if k == 1:
-        reach = scores.arc_reach(cols.terms)
-        index, sq = search_nearest(gram, rows, cols, scores.arc_scores, scores.arc_to_points, reach)
+        index, sq = search_nearest(gram, rows, cols, scores.arc_scores, _ARC_BOUND)
     else:
         index, sq = search_all(gram, rows, cols, scores.arc_scores, k)
-    return index, -torch.copysign(sq.abs().sqrt(), sq)
+    return index, -scores.root(sq)
 
 
 @torch.library.custom_op("loopml::nearest_segments", mutates_args=(), schema=_SCHEMA)
@@ -90,20 +96,20 @@ def _nearest_samples(
     similarity: bool,
     k: int,
 ) -> tuple[Tensor, Tensor]:
+    # Bounds are for inner products, and see a curve through its two ends. Between unit vectors a
+    # small distance is a large product.
+    on_sphere = normalize and not similarity and _are_unit(gram.diagonal())
+    used = 2 if similarity or on_sphere else 3
     rows, cols = (
-        Curves(pairs, scores.sample_terms(gram, pairs, fractions, normalize))
+        Curves(pairs, scores.sample_terms(gram, pairs, fractions, normalize)[:used])
         for pairs, fractions in (
             (Pairs(row_first, row_second, row_label), row_fractions),
             (Pairs(col_first, col_second, col_label), col_fractions),
         )
     )
-    # Bounds are for inner products, and see a curve through its two ends. Between unit vectors a
-    # small distance is a large product.
-    on_sphere = normalize and not similarity and _are_unit(gram.diagonal())
     score = partial(scores.sample_scores, similarity=similarity or on_sphere)
     if k == 1 and (similarity or on_sphere) and {0.0, 1.0} <= set(col_fractions):
-        reach = scores.sample_reach(cols.terms)
-        index, value = search_nearest(gram, rows, cols, score, scores.samples_to_points, reach)
+        index, value = search_nearest(gram, rows, cols, score, _SAMPLE_BOUND)
     else:
         index, value = search_all(gram, rows, cols, score, k)
     return index, (2 - 2 * value).clamp(min=0) if on_sphere else -value
@@ -129,6 +135,9 @@ _nearest_samples.register_fake(_)
     "loopml::farthest_positives", mutates_args=(), schema="(Tensor gram, Tensor labels) -> Tensor"
 )
 def _farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
+    if len(labels) <= _FEW:
+        positive = (labels.unsqueeze(1) == labels).fill_diagonal_(False)
+        return largest(gram.diagonal() - 2 * gram, positive, 1)[0].squeeze(1)
     pairs, _ = all_curves(labels)
     first, second = torch.cat(pairs[:2]), torch.cat(pairs[1::-1])
     return farthest(gram, first, second, len(labels))
