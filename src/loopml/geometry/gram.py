@@ -4,9 +4,9 @@ The search needs, for many pairs of curves, how near the two come. All of it fol
 products of the endpoints, so nothing here has a (b, c, d) tensor. A *score* ranks: higher is
 nearer. Scores are differences of Gram entries, whose rounding puts an error of about sqrt(eps) on a
 small distance, so a score chooses and is never returned as a distance. Each is the score of a point
-that the curve has, so rounding cannot make a curve look nearer than it is, and an edge is computed
-from the three rows it involves alone, so that curves which share their nearest endpoint tie bit for
-bit.
+that the curve has, so rounding cannot make a curve look nearer than it is (but for arcs of nearly
+half a circle, of whose middle a Gram matrix knows few digits), and an edge is computed from the
+three rows it involves alone, so that curves which share their nearest endpoint tie bit for bit.
 
 What is known of each curve alone are its *terms*, a tensor (t, ..., p). A score function takes
 ``corner``, the inner products of both ends of one curve with both ends of the other, (2, 2, ...),
@@ -117,7 +117,9 @@ def arc_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
     off_p = torch.addcmul(uy.abs() * p.cos_half, ux, p.sin_half, value=-1)
     off_q = torch.addcmul(vy.abs() * q.cos_half, vx, q.sin_half, value=-1)
     inside = torch.maximum(off_p, off_q) < 0
-    interior = torch.addcmul(vx * vx, vy, vy) / torch.addcmul(ux * ux, uy, uy)
+    # Where the square of u underflows, all products are as good as zero.
+    sq_u = torch.addcmul(ux * ux, uy, uy).clamp_(min=torch.finfo(ux.dtype).tiny)
+    interior = torch.addcmul(vx * vx, vy, vy) / sq_u
     return torch.where(inside, torch.maximum(edge, interior), edge)
 
 
@@ -164,14 +166,13 @@ def segment_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
     um = (sq10 + sq11 - sq00 - sq01) / 4
     vm = (sq00 + sq10 - sq01 - sq11) / 4
     sq_middles = (sq00 + sq01 + sq10 + sq11 - p.sq_length - q.sq_length) / 4
-    area = p.sq_length * q.sq_length
-    det = area - uv * uv
-    # |m + x u - y v|^2 is least at these offsets, times det.
-    x, y = uv * vm - um * q.sq_length, p.sq_length * vm - uv * um
-    # At an angle under this the minimum is flat and an edge is as near to within rounding.
-    skew = det > 32 * torch.finfo(det.dtype).eps * area
-    inside = skew & (torch.maximum(x.abs(), y.abs()) * 2 < det)
-    interior = sq_middles + (x * um - y * vm) / det
+    det = p.sq_length * q.sq_length - uv * uv
+    # |m + x u - y v|^2 is least at this x, and for any x at this y: so an error in x, which is
+    # large where the segments are nearly parallel, costs its square.
+    x = (uv * vm - um * q.sq_length) / det
+    y = (vm + x * uv) * q.per_sq_length
+    inside = (det > 0) & (torch.maximum(x.abs(), y.abs()) < 0.5)
+    interior = sq_middles + x * um - y * vm
     return -torch.where(inside, torch.minimum(edge, interior), edge).clamp_(min=0)
 
 

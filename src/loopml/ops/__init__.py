@@ -7,9 +7,9 @@ for each row curve, the nearest column curves of another label: ``(index, value)
 - Lower values are nearer. Ties go to the lowest index. A row with fewer than k curves of another
   label is filled up with index -1 and value inf; no rows or no columns are ordinary input.
 - Rows are reduced in blocks, so (r, c) is never stored whole and (r, c, d) never exists.
+- Pure torch runs anywhere. On CUDA, where Triton is installed, a kernel finds the one nearest curve
+  (k = 1) without a synchronisation.
 - The ops have no gradient: they choose, and what they choose is measured elsewhere.
-
-The implementation here is pure torch and runs anywhere.
 """
 
 from loopml.ops.search import (

@@ -110,7 +110,7 @@ class _Ends:
         self.row_rank, col_rank = ranks[: len(rows)], ranks[len(rows) :]
         self.rank = reach.new_full((n,), -1).index_copy_(0, point, col_rank.repeat(2))
         self.never = torch.finfo(reach.dtype).max / 4
-        self.unused = torch.where(self.degree == 0, -self.never, 0)
+        self.unused = reach.new_zeros(n).masked_fill_(self.degree == 0, -self.never)
 
     def best_of(self, near: Tensor, rank: Tensor) -> Tensor:
         """The best score of each row with an end of another label.

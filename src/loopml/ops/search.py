@@ -1,4 +1,4 @@
-"""The ops: which terms, scores and bounds belong to each kind of curve. Pure torch."""
+"""The ops: which terms, scores and bounds belong to each kind of curve."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from loopml._types import Pairs
 from loopml.geometry import gram as scores
 from loopml.ops.blocks import Curves, search_all
 from loopml.ops.bounds import Bound, search_nearest
+from loopml.ops.cuda import use_kernel
 from loopml.pairing import all_curves
 from loopml.selection import farthest, largest
 
@@ -129,6 +130,11 @@ def _(gram: Tensor, row_first: Tensor, *args: object) -> tuple[Tensor, Tensor]:
 
 
 _nearest_samples.register_fake(_)
+
+
+use_kernel(_nearest_arcs, "nearest_arcs")
+use_kernel(_nearest_segments, "nearest_segments")
+use_kernel(_nearest_samples, "nearest_samples")
 
 
 @torch.library.custom_op(

@@ -1,0 +1,266 @@
+"""The search for k = 1 as a Triton kernel, for CUDA tensors. The only file that imports triton.
+
+One kernel serves the three ops. A program holds a block of row curves and walks over the columns in
+tiles; from the four Gram entries of a row and a column, and the terms of either curve alone, it
+scores the pair in registers, so that nothing of size (r, c) is ever stored. The terms are those of
+``loopml.geometry.gram``, and so are the candidates and the reasons for them.
+
+It is compiled without fused multiply-adds. Fusing rounds one product of a sum and not the other,
+and which one is the compiler's choice at each place, so curves that share their nearest endpoint,
+one as its first and one as its second row, need no longer tie bit for bit.
+
+A NaN score is never chosen, so no index can be out of bounds.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from loopml._types import Pairs
+from loopml.geometry.gram import arc_terms, sample_terms, segment_terms
+
+# A program's tile. Few rows, because a batch of 128 has few row curves for a hundred processors;
+# many columns, because neighbouring columns share their first row and read the second in order.
+# Not tuned on a GPU; compiled for one (sm_80, sm_90), no op spills a register.
+_BLOCK_ROWS = 4
+_BLOCK_COLS = 128
+
+
+@triton.jit
+def _sqrt(x):
+    """The square root rounded to nearest; a GPU's own for float32 need not even be monotone."""
+    return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
+
+
+@triton.jit
+def _at_least_zero(x):
+    """``x`` without the negatives of rounding; a maximum would turn NaN into 0, the nearest."""
+    return tl.where(x < 0.0, 0.0, x)
+
+
+@triton.jit
+def _in_frame(end0, end1, per_middle, per_along):
+    """Components along the middle and the direction of a curve, from those along its two ends."""
+    return (end0 + end1) * per_middle, (end1 - end0) * per_along
+
+
+@triton.jit
+def _sq_inside(x, y, cos_half, sin_half):
+    """Squared inner product of (x, y) with its direction, -1 where the cone does not hold that."""
+    outside = tl.abs(y) * cos_half >= x * sin_half
+    return tl.where(outside, -1.0, x * x + y * y)
+
+
+@triton.jit
+def _arc_scores(p0q0, p0q1, p1q0, p1q1, p_terms, r, q_terms, c):
+    """Minus the largest inner product of two arcs: the best of corners, edges and interior."""
+    p_cos, p_sin = tl.load(p_terms), tl.load(p_terms + r)
+    p_per_middle, p_per_along = tl.load(p_terms + 2 * r), tl.load(p_terms + 3 * r)
+    q_cos, q_sin = tl.load(q_terms), tl.load(q_terms + c)
+    q_per_middle, q_per_along = tl.load(q_terms + 2 * c), tl.load(q_terms + 3 * c)
+    corner = tl.maximum(tl.maximum(p0q0, p0q1), tl.maximum(p1q0, p1q1))
+    # Edges: the arc of p against each end of q, then each end of p against the arc of q.
+    x0, y0 = _in_frame(p0q0, p1q0, p_per_middle, p_per_along)
+    x1, y1 = _in_frame(p0q1, p1q1, p_per_middle, p_per_along)
+    sq = tl.maximum(_sq_inside(x0, y0, p_cos, p_sin), _sq_inside(x1, y1, p_cos, p_sin))
+    x, y = _in_frame(p0q0, p0q1, q_per_middle, q_per_along)
+    sq = tl.maximum(sq, _sq_inside(x, y, q_cos, q_sin))
+    x, y = _in_frame(p1q0, p1q1, q_per_middle, q_per_along)
+    sq = tl.maximum(sq, _sq_inside(x, y, q_cos, q_sin))
+    # Interior: the top left singular vector u of the frame products M, and its answer v = M^T u.
+    xx, xy = _in_frame(x0, x1, q_per_middle, q_per_along)
+    yx, yy = _in_frame(y0, y1, q_per_middle, q_per_along)
+    cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
+    uy = 2.0 * (xx * yx + xy * yy)
+    ux = _sqrt(cosine * cosine + uy * uy) + cosine
+    sq_u = ux * ux + uy * uy
+    # Where u underflows every direction is as good, and so are the edges.
+    on_p = (tl.abs(uy) * p_cos < ux * p_sin) & (sq_u > 0.0)
+    sq_v = _sq_inside(xx * ux + yx * uy, xy * ux + yy * uy, q_cos, q_sin)
+    sq = tl.maximum(sq, tl.where(on_p, sq_v, -1.0) / tl.where(on_p, sq_u, 1.0))
+    return -tl.where(sq > 0.0, tl.maximum(corner, _sqrt(tl.maximum(sq, 0.0))), corner)
+
+
+@triton.jit
+def _sq_to_segment(sq_to0, sq_to1, sq_length, per_sq_length):
+    """Squared distance of a point to a segment, from its squared distances to both ends."""
+    # Twice the length times the foot's offset from the middle, positive towards the end.
+    offset = sq_to0 - sq_to1
+    foot = (sq_to0 + sq_to1) / 2.0 - (sq_length + offset * offset * per_sq_length) / 4.0
+    sq_end = tl.minimum(sq_to0, sq_to1)
+    return tl.where(tl.abs(offset) < sq_length, tl.minimum(sq_end, foot), sq_end)
+
+
+@triton.jit
+def _segment_scores(p0q0, p0q1, p1q0, p1q1, p_terms, r, q_terms, c):
+    """Squared distance of two segments: the least of the four edges and the interior."""
+    sq_p0, sq_p1 = tl.load(p_terms), tl.load(p_terms + r)
+    sq_q0, sq_q1 = tl.load(q_terms), tl.load(q_terms + c)
+    sq_p, per_sq_p = tl.load(p_terms + 2 * r), tl.load(p_terms + 3 * r)
+    sq_q, per_sq_q = tl.load(q_terms + 2 * c), tl.load(q_terms + 3 * c)
+    sq00, sq01 = sq_p0 + sq_q0 - 2.0 * p0q0, sq_p0 + sq_q1 - 2.0 * p0q1
+    sq10, sq11 = sq_p1 + sq_q0 - 2.0 * p1q0, sq_p1 + sq_q1 - 2.0 * p1q1
+    best = _sq_to_segment(sq00, sq10, sq_p, per_sq_p)
+    best = tl.minimum(best, _sq_to_segment(sq01, sq11, sq_p, per_sq_p))
+    best = tl.minimum(best, _sq_to_segment(sq00, sq01, sq_q, per_sq_q))
+    best = tl.minimum(best, _sq_to_segment(sq10, sq11, sq_q, per_sq_q))
+    # With m the difference of the middles and u, v the two segments as vectors:
+    uv = (sq01 + sq10 - sq00 - sq11) / 2.0
+    um = (sq10 + sq11 - sq00 - sq01) / 4.0
+    vm = (sq00 + sq10 - sq01 - sq11) / 4.0
+    det = sq_p * sq_q - uv * uv
+    s = (uv * vm - um * sq_q) / tl.where(det > 0.0, det, 1.0)  # from the middle, in lengths
+    # At a small angle s is rounding. It does no harm where t answers it; a t from det would be
+    # rounding of its own, and the two together nearer than the segments are.
+    t = (vm + s * uv) * per_sq_q
+    inside = (det > 0.0) & (tl.abs(s) < 0.5) & (tl.abs(t) < 0.5)
+    sq_middles = (sq00 + sq01 + sq10 + sq11 - sq_p - sq_q) / 4.0
+    interior = sq_middles + (s * um - t * vm)
+    return _at_least_zero(tl.where(inside, tl.minimum(best, interior), best))
+
+
+@triton.jit
+def _sample_scores(
+    p0q0, p0q1, p1q0, p1q1, p_terms, r, p_points, q_terms, c, q_points, similarity: tl.constexpr
+):
+    """The lowest score over all points of one pair and all points of the other."""
+    best = tl.full(p0q0.shape, float("inf"), p0q0.dtype)
+    for i in range(p_points):
+        w0, w1 = tl.load(p_terms + i * r), tl.load(p_terms + (p_points + i) * r)
+        sq_p = tl.load(p_terms + (2 * p_points + i) * r)
+        # One row of q at a time, so that pairs sharing an end agree on it bit for bit.
+        pq0, pq1 = w0 * p0q0 + w1 * p1q0, w0 * p0q1 + w1 * p1q1
+        for j in range(q_points):
+            v0, v1 = tl.load(q_terms + j * c), tl.load(q_terms + (q_points + j) * c)
+            sq_q = tl.load(q_terms + (2 * q_points + j) * c)
+            inner = pq0 * v0 + pq1 * v1
+            score = -inner if similarity else _at_least_zero(sq_p + sq_q - 2.0 * inner)
+            best = tl.minimum(best, score)
+    return best
+
+
+# The number of curves differs from batch to batch, which must not compile the kernel anew.
+@triton.jit(do_not_specialize=["n", "r", "c", "p_points", "q_points"])
+def _search(
+    gram, n, row_first, row_second, row_label, row_terms, r, p_points,
+    col_first, col_second, col_label, col_terms, c, q_points, index, value,
+    kind: tl.constexpr, block_rows: tl.constexpr, block_cols: tl.constexpr,
+):  # fmt: skip
+    """The lowest score, and its lowest column, for each row curve of a block."""
+    # Curves past the end repeat the last one, which changes no minimum and needs no mask.
+    row = tl.minimum(tl.program_id(0) * block_rows + tl.arange(0, block_rows), r - 1)
+    # Indices are int64, and so are these offsets: n * n can pass 2^31.
+    p0 = gram + tl.load(row_first + row)[:, None] * n
+    p1 = gram + tl.load(row_second + row)[:, None] * n
+    p_label = tl.load(row_label + row)[:, None]
+    p_terms = row_terms + row[:, None]
+    best = tl.full((block_rows, block_cols), float("inf"), gram.dtype.element_ty)
+    winner = tl.full((block_rows, block_cols), -1, tl.int32)
+    for start in range(0, c, block_cols):
+        col = tl.minimum(start + tl.arange(0, block_cols), c - 1)[None, :]
+        q0, q1 = tl.load(col_first + col), tl.load(col_second + col)
+        q_label, q_terms = tl.load(col_label + col), col_terms + col
+        p0q0, p0q1 = tl.load(p0 + q0), tl.load(p0 + q1)
+        p1q0, p1q1 = tl.load(p1 + q0), tl.load(p1 + q1)
+        if kind == "arcs":
+            score = _arc_scores(p0q0, p0q1, p1q0, p1q1, p_terms, r, q_terms, c)
+        elif kind == "segments":
+            score = _segment_scores(p0q0, p0q1, p1q0, p1q1, p_terms, r, q_terms, c)
+        else:
+            score = _sample_scores(
+                p0q0, p0q1, p1q0, p1q1, p_terms, r, p_points, q_terms, c, q_points,
+                kind == "products",
+            )  # fmt: skip
+        # Strictly nearer, so that each lane keeps the first of equal columns.
+        nearer = (score < best) & (p_label != q_label)
+        best = tl.where(nearer, score, best)
+        winner = tl.where(nearer, col, winner)
+    nearest = tl.min(best, axis=1)
+    # A row that has no column is inf in every lane, where the winner is -1.
+    first = tl.min(tl.where(best == nearest[:, None], winner, c), axis=1)
+    tl.store(index + row, first)
+    tl.store(value + row, nearest)
+
+
+def _launch(
+    kind: str,
+    gram: Tensor,
+    rows: Pairs,
+    cols: Pairs,
+    row_terms: Tensor,
+    col_terms: Tensor,
+    points: tuple[int, int] = (0, 0),
+) -> tuple[Tensor, Tensor]:
+    """Index and value (r, 1), from the terms of all curves: (t, ..., r) and (t, ..., c)."""
+    r, c = len(rows.first), len(cols.first)
+    index = torch.empty((r, 1), dtype=torch.int64, device=gram.device)
+    value = torch.empty((r, 1), dtype=gram.dtype, device=gram.device)
+    if r == 0:
+        return index, value
+    gram = gram.contiguous()
+    row_first, row_second, row_label = (x.contiguous() for x in rows)
+    col_first, col_second, col_label = (x.contiguous() for x in cols)
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.cuda.device_of(gram):
+        _search[(triton.cdiv(r, _BLOCK_ROWS),)](
+            gram, gram.shape[0],
+            row_first, row_second, row_label, row_terms.contiguous(), r, points[0],
+            col_first, col_second, col_label, col_terms.contiguous(), c, points[1],
+            index, value,
+            kind=kind, block_rows=_BLOCK_ROWS, block_cols=_BLOCK_COLS, enable_fp_fusion=False,
+        )  # fmt: skip
+    return index, value
+
+
+def nearest_arcs(
+    gram: Tensor,
+    row_first: Tensor,
+    row_second: Tensor,
+    row_label: Tensor,
+    col_first: Tensor,
+    col_second: Tensor,
+    col_label: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """``loopml::nearest_arcs`` for k = 1."""
+    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    p, q = arc_terms(gram, rows), arc_terms(gram, cols)
+    return _launch("arcs", gram, rows, cols, p, q)
+
+
+def nearest_segments(
+    gram: Tensor,
+    row_first: Tensor,
+    row_second: Tensor,
+    row_label: Tensor,
+    col_first: Tensor,
+    col_second: Tensor,
+    col_label: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """``loopml::nearest_segments`` for k = 1."""
+    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    p, q = segment_terms(gram, rows), segment_terms(gram, cols)
+    return _launch("segments", gram, rows, cols, p, q)
+
+
+def nearest_samples(
+    gram: Tensor,
+    row_first: Tensor,
+    row_second: Tensor,
+    row_label: Tensor,
+    col_first: Tensor,
+    col_second: Tensor,
+    col_label: Tensor,
+    row_fractions: Sequence[float],
+    col_fractions: Sequence[float],
+    normalize: bool,
+    similarity: bool,
+) -> tuple[Tensor, Tensor]:
+    """``loopml::nearest_samples`` for k = 1."""
+    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    p = sample_terms(gram, rows, row_fractions, normalize)
+    q = sample_terms(gram, cols, col_fractions, normalize)
+    kind = "products" if similarity else "distances"
+    return _launch(kind, gram, rows, cols, p, q, (len(row_fractions), len(col_fractions)))
