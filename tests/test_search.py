@@ -21,7 +21,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def rows_of(family: str, n: int, d: int) -> Tensor:
-    """Float64 unit vectors."""
+    """Float64 vectors, of length one in all families but one."""
     x = torch.randn(n, d, dtype=torch.float64)
     if family == "clustered":
         x = torch.randn(n // 4 + 1, d, dtype=torch.float64)[torch.arange(n) // 4] + 0.3 * x
@@ -36,7 +36,7 @@ def rows_of(family: str, n: int, d: int) -> Tensor:
     if family == "negative products":  # no two classes come within a right angle
         x = -torch.ones(n, d, dtype=torch.float64) + 1e-2 * x
         x[: n // 2] *= -1
-    return unit(x)
+    return x if family == "any length" else unit(x)
 
 
 FAMILIES = (
@@ -47,12 +47,14 @@ FAMILIES = (
     "duplicates",
     "opposite",
     "negative products",
+    "any length",
 )
 LABELS: dict[str, Callable[[int], Tensor]] = {
     "pairs": lambda n: torch.arange(n) // 2,
     "fours": lambda n: torch.arange(n) // 4,
     "uneven": lambda n: (torch.arange(n) ** 0.5).long() - 3,
     "shuffled": lambda n: torch.randperm(n) % 7,
+    "lone": torch.arange,
     "two": lambda n: (torch.arange(n) >= n // 2).long() * 2**40,
 }
 
@@ -109,9 +111,9 @@ def found(kind: str, gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tupl
 
 
 KINDS = ("arcs", "segments", "samples normalized", "samples", "products normalized", "products")
-# Of the values, which are at most 4 here. An arc of nearly half a circle has a middle of which the
-# Gram matrix knows few digits: measured 1.3e-3 in float32 where there are such; 1e-6 elsewhere,
-# and 3e-10 in float64.
+# Of values that are at most 4 between unit vectors. An arc of nearly half a circle has a middle of
+# which the Gram matrix knows few digits: measured 1.3e-3 in float32 where there are such; 1e-6
+# elsewhere, and 3e-10 in float64.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 5e-6}
 
 
@@ -124,8 +126,9 @@ def test_misses_no_nearer_curve(
 ) -> None:
     """What is found has the least value of all, whatever was left out."""
     take_path(path, monkeypatch)
-    for d, layout in ((2, "pairs"), (5, "fours"), (16, "uneven"), (8, "shuffled"), (4, "two")):
+    for d, layout in zip((2, 5, 16, 8, 4, 6), LABELS, strict=True):
         x = rows_of(family, 26, d).to(dtype)
+        x = unit(x) if kind == "arcs" else x
         labels = LABELS[layout](len(x))
         cols = curves_of(labels)
         rows = cols.take(slice(len(cols.first) // 2))
@@ -135,7 +138,7 @@ def test_misses_no_nearer_curve(
         values = values.where(rows.label.unsqueeze(1) != cols.label, torch.inf)
         least = values.amin(1, keepdim=True)
         rough = dtype == torch.float32 and family in ("one great circle", "negative products")
-        tolerance = {"atol": 5e-3 if rough else TOLERANCE[dtype], "rtol": 0}
+        tolerance = {"atol": 5e-3 if rough else TOLERANCE[dtype], "rtol": 1e-6}
         assert (index >= 0).all()
         torch.testing.assert_close(value.double(), least, **tolerance)
         torch.testing.assert_close(values.gather(1, index), least, **tolerance)
@@ -192,6 +195,20 @@ def test_points_of_no_column_are_never_found(path: str, monkeypatch: pytest.Monk
     values = values.where(rows.label.unsqueeze(1) != cols.label, torch.inf)
     torch.testing.assert_close(value, values.amin(1, keepdim=True), atol=1e-9, rtol=0)
     assert (index >= 0).all()
+
+
+def test_labels_that_are_neighbours_are_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row whose label no column has, between two labels that columns have once."""
+    take_path("list", monkeypatch)
+    x = rows_of("random", 5, 3)
+    at = torch.arange(5)
+    points = Pairs(at, at, torch.tensor([7, 6, 8, 5, 9]))
+    cosines = x[:1] @ x[1:].T
+    for rows, cols in ((slice(1), slice(1, 2)), (slice(1), slice(2, 3)), (slice(1), slice(1, 5))):
+        index, value = found("arcs", x @ x.T, points.take(rows), points.take(cols))
+        wanted = cosines[:, slice(cols.start - 1, cols.stop - 1)].max(1, keepdim=True)
+        assert torch.equal(index, wanted.indices)
+        torch.testing.assert_close(-value, wanted.values)
 
 
 @pytest.mark.parametrize("kind", KINDS)
