@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loopml import ops
 from loopml._types import Pairs
-from loopml.geometry.arcs import kept_unit, nearest_on_arcs
+from loopml.geometry.arcs import kept_unit, nearest_on_arcs, products_of
 from loopml.geometry.evaluate import normalized, wide
 from loopml.geometry.gram import (
     grid_corners,
@@ -27,6 +27,10 @@ from loopml.geometry.gram import (
 )
 from loopml.geometry.pairwise import arc_cosines
 from loopml.geometry.segments import nearest_on_segments
+
+# Numbers per endpoint of the curves that are solved at once, so that their vectors in float64 take
+# memory that is there already: new memory costs more than the products.
+_CHUNK = 1 << 16
 
 
 def rows_of(points: Tensor, rows: Tensor) -> Tensor:
@@ -91,12 +95,19 @@ class Arcs:
 
     def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """As :class:`Curve`."""
-        both = rows.view(-1, 2, 1, 2).expand(-1, 2, 2, 2)  # each curve twice
-        weights = points.new_tensor([[1, 1], [-1, 1]]).expand_as(both)
-        vectors = weighted_sums(points, both.reshape(-1, 2), weights.reshape(-1, 2))
-        _, _, (middle, along) = nearest_on_arcs(vectors.view(*rows.shape, points.shape[1]))
+        some = torch.split(rows, max(1, _CHUNK // points.shape[1]))
+        products = [products_of(self._middles_and_differences(points, part)) for part in some]
+        _, _, weights = nearest_on_arcs(torch.cat(products), points.dtype)
+        middle, along = weights
         on_ends = torch.stack([middle - along, middle + along], 1)  # (2, 2, m)
         return Minimum(on_ends.flatten(0, 1).T.to(points.dtype), sq_size=1)
+
+    def _middles_and_differences(self, points: Tensor, rows: Tensor) -> Tensor:
+        """p0 + p1, p1 - p0, q0 + q1, q1 - q0 of the ``points`` at ``rows`` (m, 4): (m, 4, d)."""
+        both = rows.view(-1, 2, 1, 2).expand(-1, 2, 2, 2)  # each curve twice
+        weights = points.new_tensor([[1, 1], [-1, 1]]).expand_as(both)
+        sums = weighted_sums(points, both.reshape(-1, 2), weights.reshape(-1, 2))
+        return sums.view(*rows.shape, points.shape[1])
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`; the gradient is that of points on the sphere."""

@@ -97,24 +97,32 @@ def middles_and_differences(ends: Tensor) -> Tensor:
     return torch.stack([start + end, end - start], -2).flatten(-3, -2)
 
 
+def products_of(vectors: Tensor) -> Tensor:
+    """The inner products of vectors (..., 4, d) in float64: (..., 4, 4).
+
+    In float32 those of curves that nearly touch would all be the same.
+    """
+    vectors = wide(vectors)
+    return vectors @ vectors.mT
+
+
 @torch.no_grad()
-def nearest_on_arcs(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def nearest_on_arcs(products: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Where two arcs come nearest to each other.
 
     Args:
-        vectors: (..., 4, d) the sums and differences of unit endpoints. Taking these before
-            products keeps the digits of near endpoints.
+        products: (..., 4, 4) inner products of p0 + p1, p1 - p0, q0 + q1 and q1 - q0, of unit
+            endpoints. Sums and differences taken first keep the digits of near endpoints.
+        dtype: of the endpoints.
 
     Returns:
         Half of the angle of both arcs (2, ...), the angles of the nearest points from their middles
         (2, ...), and the weights (2, 2, ...) of the sums and of the differences in them.
     """
-    # Of near points the products differ in the last digits of float32 alone.
-    wider = wide(vectors)
-    products = (wider @ wider.mT).movedim((-2, -1), (0, 1))  # (4, 4, ...)
+    products = products.movedim((-2, -1), (0, 1))  # (4, 4, ...)
     sq = products.diagonal().movedim(-1, 0)  # (4, ...)
     # The weight on a middle has no bound, so its length must be known; that on a difference has.
-    middle, along = least_square(vectors.dtype), least_square(sq.dtype)
+    middle, along = least_square(dtype), least_square(sq.dtype)
     per = torch.cat([inverse_length(sq[0::2], middle), inverse_length(sq[1::2], along)])
     half = torch.atan2(per[2:] * sq[1::2], per[:2] * sq[0::2])  # (2, ...) of p and q
     per_p, per_q = per[0::2], per[1::2]  # of the middle and the difference
@@ -135,7 +143,7 @@ def kept_unit(x: Tensor) -> Tensor:
 def measure_arcs(ends: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on unit vectors (..., 4, d) in their own dtype."""
     vectors = middles_and_differences(ends)
-    half, angles, weights = nearest_on_arcs(vectors)
+    half, angles, weights = nearest_on_arcs(products_of(vectors), ends.dtype)
     s, t = fraction_of(angles, half).to(ends.dtype)
     on_vectors = weights.transpose(0, 1).flatten(0, 1).movedim(0, -1).to(ends.dtype)
     point_p, point_q = kept_unit(mixed(on_vectors, vectors)).unbind(-2)
