@@ -323,6 +323,34 @@ def memory_section(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def calls_section(file: Path, rows: Sequence[Row]) -> list[str]:
+    """What small batches spend their time on."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        calls = list(csv.DictReader(lines))
+    small = calls[0]
+    setting = Setting(int(small["batch"]), int(small["dim"]), int(small["per_class"]), "random")
+    times = comparisons(rows, "batch", "time").get(setting, {})
+    body = []
+    for row in calls:
+        n = int(row["forward"]) + int(row["backward"])
+        each = f"{1e3 * times[row['case']].amount / n:.1f}" if row["case"] in times else ""
+        body.append([row["case"], row["forward"], row["backward"], each])
+    return [
+        "## Calls",
+        "",
+        f"A batch of {setting.batch} takes no longer than its calls of PyTorch operators: a step "
+        "costs their number times a few microseconds, whatever they compute. That is what stands "
+        "between us and the targets for small batches.",
+        "",
+        table(["step", "calls forward", "backward", "µs per call"], body),
+        "",
+        f"{setting}; commit {small['commit']}; `python benchmarks/calls.py`.",
+        "",
+    ]
+
+
 def conditioning_section(file: Path, figure: str) -> list[str]:
     """Errors near contact."""
     if not file.exists():
@@ -356,7 +384,7 @@ def conditioning_section(file: Path, figure: str) -> list[str]:
 # --- the page ----------------------------------------------------------------------------------
 
 
-def page(rows: Sequence[Row], targets: Path, conditioning: Path, figures: str) -> str:
+def page(rows: Sequence[Row], targets: Path, calls: Path, conditioning: Path, figures: str) -> str:
     """All sections that there are rows for."""
     lines = [
         "# Benchmarks",
@@ -366,6 +394,7 @@ def page(rows: Sequence[Row], targets: Path, conditioning: Path, figures: str) -
         "",
         "```bash",
         "python benchmarks/run.py --suite all --output benchmarks/results/steps.csv",
+        "python benchmarks/calls.py",
         "python benchmarks/conditioning.py",
         "```",
         "",
@@ -380,6 +409,7 @@ def page(rows: Sequence[Row], targets: Path, conditioning: Path, figures: str) -
         *targets_section(rows, targets),
         *ratios_section(rows),
         *original_section(rows),
+        *calls_section(calls, rows),
         *scaling_section(rows, f"{figures}/step_time.png"),
         *embeddings_section(rows),
         *memory_section(rows),
@@ -392,6 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and its figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, default=RESULTS / "steps.csv")
+    parser.add_argument("--calls", type=Path, default=RESULTS / "calls.csv")
     parser.add_argument("--conditioning", type=Path, default=RESULTS / "conditioning.csv")
     parser.add_argument("--targets", type=Path, default=TARGETS_FILE)
     parser.add_argument("--output", type=Path, default=PAGE)
@@ -399,7 +430,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = read(options.input)
     figures = os.path.relpath(options.figures, options.output.parent)
-    options.output.write_text(page(rows, options.targets, options.conditioning, figures))
+    options.output.write_text(
+        page(rows, options.targets, options.calls, options.conditioning, figures)
+    )
     times = comparisons(rows, "batch", "time")
     if times:
         draw_step_times(times, options.figures / "step_time.png")

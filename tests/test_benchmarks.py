@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import log
 from pathlib import Path
 
+import calls
 import cases
 import conditioning
 import figures
@@ -162,8 +163,10 @@ def test_report_has_all_sections_the_figure_and_the_missed_target(
         for at_most in (0, 1e9):
             writer.writerow(["targets", "time", cases.LOOP, cases.FLOOR, 16, at_most])
         writer.writerow(["targets", "time", cases.LOOP, cases.FLOOR, 2048, 1])  # not measured
-    page = tmp_path / "page.md"
+    page, counted = tmp_path / "page.md", tmp_path / "calls.csv"
+    calls.main(["--output", str(counted)])
     options = {
+        "--calls": counted,
         "--input": smoke,
         "--output": page,
         "--targets": targets,
@@ -172,7 +175,7 @@ def test_report_has_all_sections_the_figure_and_the_missed_target(
     }
     report.main([str(x) for option in options.items() for x in option])
     text = page.read_text()
-    for heading in ("Targets", "Steps", "The papers", "Growth", "Every step", "Memory"):
+    for heading in ("Targets", "Steps", "The papers", "Calls", "Growth", "Every step", "Memory"):
         assert f"\n## {heading}" in text
     assert "1 of 2 are missed" in text
     assert text.count("**missed**") == 1

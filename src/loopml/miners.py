@@ -164,7 +164,8 @@ class LoOpMiner(BaseMiner, Synthesizer):
 
     def _record(self, points: Points, tuples: Tuples, nearest: Nearest) -> None:
         if self.collect_stats:
-            stats = stats_of(points, tuples.negatives, nearest, len(tuples.anchor))
+            m = len(tuples.anchor)
+            stats = stats_of(points, tuples.negatives, nearest.weights, nearest.distance, m)
             for name, value in stats.items():
                 setattr(self, name, value)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loopml._types import Pairs, SyntheticBatch
 from loopml.curves import Curve, Minimum, Segments, weighted_sums
-from loopml.geometry.evaluate import distance_between
+from loopml.geometry.evaluate import distance_between, distance_of
 from loopml.geometry.transplant import onto_sphere_at_distance
 from loopml.pairing import Pairing, pair_up
 from loopml.spaces import SPHERE, Space, full_precision, seen_by, space_of
@@ -176,6 +176,14 @@ def measure(curve: Curve, points: Points, negatives: Negatives) -> Nearest:
     return Nearest(minimum.weights, point_p, point_q, distance)
 
 
+def measure_rows(points: Points, negatives: Negatives) -> Nearest:
+    """As :func:`measure`, for curves of one row each; without the points."""
+    rows = torch.stack([negatives.anchor, negatives.curve.first], 1)
+    distance = distance_of(difference(points.placed, rows))
+    weights = points.placed.new_tensor([1, 0, 1, 0]).expand(len(rows), 4)
+    return Nearest(weights, weights.new_empty(0), weights.new_empty(0), distance)
+
+
 def difference(points: Tensor, rows: Tensor) -> Tensor:
     """The first minus the second of the ``points`` at ``rows`` (m, 2)."""
     return weighted_sums(points, rows, points.new_tensor([1, -1]).expand_as(rows))
@@ -188,7 +196,9 @@ def solve(curve: Curve, points: Points, rows: Tensor) -> Minimum:
 
 
 @torch.no_grad()
-def stats_of(points: Points, negatives: Negatives, nearest: Nearest, m: int) -> dict[str, float]:
+def stats_of(
+    points: Points, negatives: Negatives, weights: Tensor, distance: Tensor, m: int
+) -> dict[str, float]:
     """What ``collect_stats`` records of tuples of curves; it reads values, so it syncs a GPU.
 
     The mean distance to the negative, of the nearest ends and of the curves themselves, and the
@@ -199,8 +209,8 @@ def stats_of(points: Points, negatives: Negatives, nearest: Nearest, m: int) -> 
     ends = points.placed[negatives.ends()]  # (u, 4, d)
     p, q = ends[:, :2], ends[:, 2:]
     real = distance_between(p.unsqueeze(2), q.unsqueeze(1)).flatten(1).amin(1)
-    interior = (nearest.weights > 0).all(1)
-    means = (real.mean(), nearest.distance.mean(), interior.to(real.dtype).mean())
+    interior = (weights > 0).all(1)
+    means = (real.mean(), distance.mean(), interior.to(real.dtype).mean())
     return dict(zip(STATS, (float(m), *(float(mean) for mean in means)), strict=True))
 
 

@@ -18,12 +18,12 @@ from loopml.selection import farthest, largest, smallest_per_group
 from loopml.spaces import DOT_PRODUCT, space_of
 from loopml.synthesis import (
     STATS,
-    Nearest,
     Negatives,
     Synthesizer,
     check_synthesizer,
     difference,
     measure,
+    measure_rows,
     points_of,
     stats_of,
 )
@@ -133,11 +133,14 @@ class HPHNTripletLoss(MinedLoss):
                 hardest = _nearest_curves(curve, points.gram, pairing, len(labels))
         negatives, which, found = hardest
         valid = found & (positive >= 0)
-        nearest = measure(curve, points, negatives)
+        if synthesizer is None:
+            nearest = measure_rows(points, negatives)
+        else:
+            nearest = measure(curve, points, negatives)
         if self.collect_stats:
             counted = which[valid]
-            picked = Nearest(*(x[counted] for x in nearest))
-            stats = stats_of(points, negatives.take(counted), picked, len(counted))
+            picked = nearest.weights[counted], nearest.distance[counted]
+            stats = stats_of(points, negatives.take(counted), *picked, len(counted))
             for name, value in stats.items():
                 setattr(self, name, value)
         anchor = torch.arange(len(labels), device=labels.device)

@@ -73,7 +73,7 @@ def search_nearest(
             found.append(search_all(gram, part, cols, score, 1))
             continue
         row, col = ends.curves_of(row, point)
-        # The row curve comes no nearer to a point of the column than it comes to both ends.
+        # Between its ends a column scores at most what the same weights make of both their scores.
         curve = cols.take(col)
         first, second = (bound.product(near[row, end]) for end in curve.pairs[:2])
         limit = bound.to_points(first, second, curve.terms)
@@ -119,7 +119,7 @@ class _Ends:
             near: (b, n) scores of rows with points; those of other points are overwritten.
             rank: (b,) of the rows' labels.
         """
-        # Arithmetic instead of a mask: 1 where the labels agree, else 0.
+        # Arithmetic instead of a mask, which takes as long as ten of these: 1 where labels agree.
         same = (rank.unsqueeze(1) - self.rank).abs_().neg_().add_(1).clamp_(min=0)
         near.sub_(same, alpha=self.never).add_(self.unused)
         return near.amax(1, keepdim=True).clamp_(min=-self.never / 2)
