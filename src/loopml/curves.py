@@ -95,10 +95,11 @@ class Arcs:
 
     def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """As :class:`Curve`."""
-        some = torch.split(rows, max(1, _CHUNK // points.shape[1]))
-        products = [products_of(self._middles_and_differences(points, part)) for part in some]
-        _, _, weights = nearest_on_arcs(torch.cat(products), points.dtype)
-        middle, along = weights
+        products = [
+            products_of(self._middles_and_differences(points, some))
+            for some in torch.split(rows, max(1, _CHUNK // points.shape[1]))
+        ]
+        _, _, (middle, along) = nearest_on_arcs(torch.cat(products), points.dtype)
         on_ends = torch.stack([middle - along, middle + along], 1)  # (2, 2, m)
         return Minimum(on_ends.flatten(0, 1).T.to(points.dtype), sq_size=1)
 
@@ -201,8 +202,11 @@ class Samples:
 
     def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """As :class:`Curve`."""
-        ends = wide(rows_of(points, rows))
-        gram = (ends @ ends.mT).permute(1, 2, 0)  # (4, 4, m)
+        products = [
+            products_of(rows_of(points, some))
+            for some in torch.split(rows, max(1, _CHUNK // points.shape[1]))
+        ]
+        gram = torch.cat(products).permute(1, 2, 0)  # (4, 4, m)
         p, q = (
             weigh_samples(gram[i, i], gram[i, i + 1], gram[i + 1, i + 1], at, self.normalize)
             for i, at in ((0, self.p_fractions), (2, self.q_fractions))
