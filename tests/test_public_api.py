@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import nn
 
 import loopml
 from loopml import geometry
+from loopml.evaluation import RetrievalAccuracy
 
 SIGNATURES = {
     loopml.LoOpMiner: "(*, geometry='auto', pairing='all', num_negatives=1, **base_miner_kwargs)",
@@ -24,6 +26,14 @@ SIGNATURES = {
     ),
     loopml.NPairLoss: "(*, synthesizer=None, l2_reg=0.0, **base_loss_kwargs)",
     loopml.SyntheticLoss: "(loss, synthesizer)",
+    RetrievalAccuracy: (
+        "(*, recall_at=(1, 2, 4, 8), distance='euclidean', seed=1234, k='max_bin_count', "
+        "**accuracy_calculator_kwargs)"
+    ),
+    RetrievalAccuracy.get_accuracy: (
+        "(self, query, query_labels, reference=None, reference_labels=None, "
+        "ref_includes_query=False, include=(), exclude=())"
+    ),
     geometry.closest_on_segments: "(p0, p1, q0, q1)",
     geometry.closest_on_arcs: "(p0, p1, q0, q1)",
     geometry.segment_distance: "(p0, p1, q0, q1)",
@@ -84,6 +94,7 @@ def test_kinds() -> None:
     assert issubclass(loopml.HPHNTripletLoss, losses.BaseMetricLossFunction)
     assert issubclass(loopml.NPairLoss, losses.BaseMetricLossFunction)
     assert issubclass(loopml.SyntheticLoss, losses.BaseMetricLossFunction)
+    assert issubclass(RetrievalAccuracy, AccuracyCalculator)
 
 
 def test_typed_and_versioned() -> None:
@@ -95,7 +106,8 @@ def test_typed_and_versioned() -> None:
 @pytest.mark.parametrize(
     "public",
     [getattr(loopml, name) for name in loopml.__all__ if name != "geometry"]
-    + [getattr(geometry, name) for name in geometry.__all__],
+    + [getattr(geometry, name) for name in geometry.__all__]
+    + [RetrievalAccuracy],
     ids=lambda public: public.__name__,
 )
 def test_docstrings_are_whole(public: Any) -> None:

@@ -1,0 +1,556 @@
+"""Scores against references that are written from the definitions, in NumPy and plain loops."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+from collections import Counter
+from typing import Any
+
+import faiss
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.testers import GlobalEmbeddingSpaceTester
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN
+
+import loopml.evaluation
+from loopml.evaluation import RetrievalAccuracy
+
+faiss.omp_set_num_threads(1)
+
+RANKS = (1, 2, 4, 8)
+RETRIEVAL = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+RANKED = (*RETRIEVAL, "mean_average_precision", "mean_reciprocal_rank")
+# Means of float64, taken in another order; pytorch-metric-learning's reciprocal rank is float32.
+SUMMED = dict.fromkeys(RANKED, 1e-12) | {"mean_reciprocal_rank": 1e-6}
+
+
+@pytest.fixture(params=[1, 3, 2048], ids=lambda size: f"block{size}")
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Queries per block: alone, with a short last block, all at once."""
+    monkeypatch.setattr(loopml.evaluation, "_QUERIES", request.param)
+    return int(request.param)
+
+
+@pytest.fixture(params=["direct", "expanded"])
+def formula(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances from differences, as faiss does it on small data, and from products, on large."""
+    threshold = 1 if request.param == "expanded" else 1 << 30
+    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", threshold)
+
+
+def recalls(scores: dict[str, Any]) -> dict[int, float]:
+    prefix = "recall_at_"
+    return {int(k[len(prefix) :]): v for k, v in scores.items() if k.startswith(prefix)}
+
+
+def only_recall(ranks: tuple[int, ...] = RANKS, **options: Any) -> RetrievalAccuracy:
+    include = tuple(f"recall_at_{rank}" for rank in ranks)
+    return RetrievalAccuracy(recall_at=ranks, include=include, **options)
+
+
+# --- references --------------------------------------------------------------------------------
+
+
+def brute_recall(
+    query: np.ndarray,
+    labels: np.ndarray,
+    reference: np.ndarray,
+    reference_labels: np.ndarray,
+    rank: int,
+    *,
+    own: bool,
+    cosine: bool = False,
+    tie: float,
+) -> tuple[float, float]:
+    """The least and the greatest recall that some order of equally far references gives.
+
+    A query is a hit in every order if its nearest reference of its class, together with the others
+    that are as near or nearer, fits into ``rank``; in some order if those strictly nearer leave it
+    a place. References whose distances differ by at most ``tie`` count as equally far.
+    """
+    x, y = query.astype(np.float64), reference.astype(np.float64)
+    if cosine:
+        x, y = (z / np.maximum(np.sqrt((z * z).sum(1, keepdims=True)), 1e-12) for z in (x, y))
+    always = sometimes = answerable = 0
+    for i in range(len(x)):
+        distances, same = [], []
+        for j in range(len(y)):
+            if not (own and i == j):
+                distances.append(math.sqrt(((x[i] - y[j]) ** 2).sum()))
+                same.append(labels[i] == reference_labels[j])
+        if not any(same):
+            continue
+        answerable += 1
+        nearest = min(d for d, s in zip(distances, same, strict=True) if s)
+        others = [d for d, s in zip(distances, same, strict=True) if not s]
+        always += sum(d <= nearest + tie for d in others) < rank
+        sometimes += sum(d < nearest - tie for d in others) < rank
+    if not answerable:
+        return math.nan, math.nan
+    return always / answerable, sometimes / answerable
+
+
+def brute_f1(classes: list[int], clusters: list[int]) -> float:
+    """2 P R / (P + R) over all pairs, one at a time."""
+    tp = fp = fn = 0
+    for i, j in itertools.combinations(range(len(classes)), 2):
+        same_class, same_cluster = classes[i] == classes[j], clusters[i] == clusters[j]
+        tp += same_class and same_cluster
+        fp += same_cluster and not same_class
+        fn += same_class and not same_cluster
+    if tp == 0:
+        return 0.0 if fp + fn else math.nan
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    return 2 * precision * recall / (precision + recall)
+
+
+def brute_nmi(classes: list[int], clusters: list[int]) -> float:
+    """2 I / (H + H) from the counts; 1 where both have one group only."""
+    n = len(classes)
+
+    def entropy(groups: list[Any]) -> float:
+        return -sum(count / n * math.log(count / n) for count in Counter(groups).values())
+
+    apart = entropy(classes) + entropy(clusters)
+    together = entropy(list(zip(classes, clusters, strict=True)))
+    return 2 * (apart - together) / apart if apart else 1.0
+
+
+# --- recall ------------------------------------------------------------------------------------
+
+
+@st.composite
+def grids(draw: st.DrawFn, rows: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Points of a small grid, so full of duplicates and ties, with classes from lone to large."""
+    n = draw(st.integers(2, rows))
+    point = st.tuples(st.integers(-2, 2), st.integers(-2, 2))
+    points = draw(st.lists(point, min_size=n, max_size=n))
+    labels = draw(st.lists(st.integers(0, 6), min_size=n, max_size=n))
+    return np.array(points, dtype=np.float32), np.array(labels)
+
+
+def between(bounds: tuple[float, float], value: float) -> bool:
+    if math.isnan(bounds[0]):
+        return math.isnan(value)
+    return bounds[0] - 1e-12 <= value <= bounds[1] + 1e-12  # means of a few float64
+
+
+# Squared distances on the grid are integers up to 32, so distances that differ do so by 0.08;
+# directions can come closer than float32 tells apart, and then count as tied.
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@given(data=grids())
+def test_recall_of_a_set_within_itself(distance: str, data: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = data
+    got = recalls(only_recall(distance=distance).get_accuracy(x, y))
+    for rank in RANKS:
+        cosine = distance == "cosine"
+        bounds = brute_recall(x, y, x, y, rank, own=True, cosine=cosine, tie=1e-3)
+        assert between(bounds, got[rank]), (rank, bounds, got)
+
+
+@pytest.mark.parametrize("includes", [False, True])
+@given(data=grids(12), others=grids(12))
+def test_recall_among_references(
+    includes: bool,
+    data: tuple[np.ndarray, np.ndarray],
+    others: tuple[np.ndarray, np.ndarray],
+) -> None:
+    x, y = data
+    ref, ref_y = others
+    if includes:
+        ref, ref_y = np.concatenate([x, ref]), np.concatenate([y, ref_y])
+    got = recalls(only_recall().get_accuracy(x, y, ref, ref_y, ref_includes_query=includes))
+    for rank in RANKS:
+        bounds = brute_recall(x, y, ref, ref_y, rank, own=includes, tie=1e-3)
+        assert between(bounds, got[rank]), (rank, bounds, got)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.usefixtures("block", "formula")
+def test_recall_without_ties_is_exact(distance: str) -> None:
+    """Also across the borders of blocks."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(70, 5)).astype(np.float32)
+    y = rng.integers(0, 25, size=70)
+    got = recalls(only_recall((1, 3, 10), distance=distance).get_accuracy(x, y))
+    for rank, value in got.items():
+        cosine = distance == "cosine"
+        # The closest two of the 70 * 69 distances per row are further apart than float32 rounds.
+        low, high = brute_recall(x, y, x, y, rank, own=True, cosine=cosine, tie=1e-6)
+        assert low == high
+        assert value == pytest.approx(low, abs=1e-12)
+    assert 0 < got[1] < got[3] < got[10] < 1
+
+
+def test_duplicates_are_other_rows() -> None:
+    """A query does not find itself, but finds its copy; K copies of another class crowd it out."""
+    x = torch.tensor([[0.0], [0.0], [5.0], [9.0]])
+    assert only_recall((1,)).get_accuracy(x, torch.tensor([0, 0, 1, 1])) == {"recall_at_1": 1.0}
+    x = torch.tensor([[0.0]] * 6 + [[1.0]])
+    labels = torch.tensor([1, 2, 3, 4, 5, 0, 0])
+    got = recalls(only_recall((1, 2, 5, 6)).get_accuracy(x, labels))
+    # Row 5 has five copies before its classmate. Row 6 has six rows equally far, one of its class.
+    assert got[5] == got[2] == got[1] or got[1] <= got[2] <= got[5]
+    assert got[5] in (0.0, 0.5)
+    assert got[6] == 1.0
+
+
+def test_copies_that_hide_a_row_from_its_own_list() -> None:
+    """With more copies than K + 1 a row may be missing from what faiss returns for it."""
+    x = torch.zeros(40, 3)
+    got = recalls(only_recall((1, 4, 38, 39, 50)).get_accuracy(x, torch.zeros(40).long()))
+    assert set(got.values()) == {1.0}
+    labels = torch.tensor([0] + [1] * 39)  # row 0 is lone; nobody else can miss within 2
+    assert recalls(only_recall((2,)).get_accuracy(x, labels)) == {2: 1.0}
+
+
+def test_lone_classes_are_left_out_but_can_be_retrieved() -> None:
+    x = torch.tensor([[0.0], [1.0], [1.1], [50.0]])
+    labels = torch.tensor([0, 0, 7, 8])
+    got = recalls(only_recall((1, 2)).get_accuracy(x, labels))
+    assert got == {1: 0.5, 2: 1.0}  # 0 -> 1; 1 -> the lone 2 first; 2 and 3 are no queries
+    got = recalls(only_recall((1,)).get_accuracy(x, labels, x[:2], labels[:2]))
+    assert got == {1: 1.0}  # references apart: each finds itself
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_only_lone_classes_score_nan(per_class: bool) -> None:
+    exclude = ("NMI", "AMI")
+    calculator = RetrievalAccuracy(return_per_class=per_class, exclude=exclude)
+    scores = calculator.get_accuracy(torch.eye(3), torch.arange(3))
+    assert set(scores) == {*RANKED, *(f"recall_at_{rank}" for rank in RANKS), "clustering_f1"}
+    for name, value in scores.items():
+        values = value if isinstance(value, list) else [value]
+        assert len(values) == (3 if per_class and name != "clustering_f1" else 1)
+        assert all(math.isnan(entry) for entry in values), name
+
+
+def test_one_row() -> None:
+    scores = only_recall().get_accuracy(torch.ones(1, 2), torch.zeros(1).long())
+    assert all(math.isnan(value) for value in scores.values())
+
+
+def test_ranks_beyond_the_references_take_all() -> None:
+    x, labels = torch.arange(5.0)[:, None], torch.tensor([0, 0, 1, 1, 2])
+    got = recalls(only_recall((4, 5, 1000)).get_accuracy(x, labels))
+    assert got == {4: 1.0, 5: 1.0, 1000: 1.0}
+    got = recalls(only_recall((1, 1000)).get_accuracy(x, labels, x[2:], labels[2:]))
+    assert got == {1: 1.0, 1000: 1.0}
+
+
+def test_ranks_in_any_order_and_number() -> None:
+    ranks = RetrievalAccuracy(recall_at=[8, 1, 8, 3, np.int64(1)])
+    assert ranks.recall_at == (1, 3, 8)
+    names = [name for name in ranks.get_curr_metrics() if name.startswith("recall")]
+    assert sorted(names) == ["recall_at_1", "recall_at_3", "recall_at_8"]
+    none = RetrievalAccuracy(recall_at=())
+    assert not [name for name in none.get_curr_metrics() if name.startswith("recall")]
+
+
+def test_recall_reaches_beyond_k() -> None:
+    """``k`` is of the other scores: recall neither changes with it nor changes them."""
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 4), torch.randint(0, 20, (60,))
+    wide = RetrievalAccuracy(recall_at=(1, 30), k=3, include=(*RANKED[3:], "recall_at_30"))
+    plain = AccuracyCalculator(k=3, include=RANKED[3:])
+    got, expected = wide.get_accuracy(x, y), plain.get_accuracy(x, y)
+    for name, value in expected.items():
+        assert got[name] == pytest.approx(value, abs=SUMMED[name])
+    assert got["recall_at_30"] == only_recall((30,)).get_accuracy(x, y)["recall_at_30"]
+
+
+@pytest.mark.usefixtures("formula")
+def test_far_from_the_origin_and_collapsed() -> None:
+    """Squares of rows at 1000 leave a float32 no digit for distances of 0.01; the mean is gone."""
+    rng = np.random.default_rng(0)
+    # Multiples of 2^-10 below 1024 are floats, so the shift itself rounds nothing.
+    near = (rng.integers(-200, 200, size=(60, 8)) / 1024).astype(np.float32)
+    y = rng.integers(0, 15, size=60)
+    expected = only_recall().get_accuracy(near, y)
+    assert 0 < expected["recall_at_1"] < expected["recall_at_8"] < 1
+    assert only_recall().get_accuracy(near + np.float32(1000), y) == expected
+
+
+def test_labels_beyond_float32() -> None:
+    labels = torch.tensor([0, 0, 1, 1]) + 2**24
+    x = torch.tensor([[0.0], [2.0], [1.0], [3.0]])
+    assert recalls(only_recall((1,)).get_accuracy(x, labels)) == {1: 0.0}
+
+
+# --- clustering --------------------------------------------------------------------------------
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), min_size=2, max_size=30),
+)
+def test_f1_and_nmi_of_any_clusters(pairs: list[tuple[int, int]]) -> None:
+    classes, clusters = (list(column) for column in zip(*pairs, strict=True))
+    calculator = RetrievalAccuracy(
+        include=("clustering_f1", "NMI"), kmeans_func=lambda x, k: torch.tensor(clusters)
+    )
+    got = calculator.get_accuracy(torch.zeros(len(classes), 2), torch.tensor(classes))
+    # Both are a handful of float64 operations; NMI cancels entropies of about 1.
+    assert got["clustering_f1"] == pytest.approx(
+        brute_f1(classes, clusters), abs=1e-12, nan_ok=True
+    )
+    assert got["NMI"] == pytest.approx(brute_nmi(classes, clusters), abs=1e-9)
+
+
+def test_f1_counts_large_classes_exactly() -> None:
+    """More pairs than an int32 holds: one cluster, two classes."""
+    n = 100_000
+    classes = torch.arange(n) % 2
+    calculator = RetrievalAccuracy()
+    got = calculator.calculate_clustering_f1(classes, torch.zeros(n))
+    half, all_pairs = math.comb(n // 2, 2), math.comb(n, 2)
+    assert got == 2 * (2 * half) / (all_pairs + 2 * half)
+
+
+def test_separate_blobs_are_clustered_perfectly() -> None:
+    """As many clusters as classes of the queries, lone ones and references aside or not."""
+    labels = torch.tensor([3, 3, 3, 9, 9, 5])
+    x = 100.0 * torch.nn.functional.one_hot(labels, 10)[:, [3, 9, 5]]
+    calculator = RetrievalAccuracy(include=("NMI", "AMI", "clustering_f1"))
+    for references in [(), (x[:1], labels[:1])]:
+        # 1 up to the rounding of logarithms.
+        assert calculator.get_accuracy(x, labels, *references) == pytest.approx(
+            {"AMI": 1.0, "NMI": 1.0, "clustering_f1": 1.0}, abs=1e-9
+        )
+
+
+def test_seed() -> None:
+    torch.manual_seed(1)
+    x, y = torch.randn(300, 4), torch.randint(0, 30, (300,))
+    names = ("NMI", "AMI", "clustering_f1")
+
+    def scores(**options: Any) -> dict[str, Any]:
+        return RetrievalAccuracy(include=names, **options).get_accuracy(x, y)
+
+    assert scores(seed=3) == scores(seed=3)
+    assert scores(seed=3) != scores(seed=4)
+    plain = AccuracyCalculator(include=names[:2]).get_accuracy(x, y)
+    default = scores()
+    assert {name: default[name] for name in names[:2]} == plain
+
+
+def test_cosine_clusters_directions() -> None:
+    """Two rays with points near and far: directions cluster by ray, positions by size."""
+    x = torch.tensor([[1.0, 0.0], [99.0, 0.0], [101.0, 0.0], [0.0, 1.0], [0.0, 1.5], [0.0, 2.0]])
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    f1 = {
+        distance: RetrievalAccuracy(distance=distance, include=("clustering_f1",)).get_accuracy(
+            x, labels
+        )["clustering_f1"]
+        for distance in ("cosine", "euclidean")
+    }
+    assert f1["cosine"] == 1.0
+    assert f1["euclidean"] < 1.0
+
+
+# --- beside pytorch-metric-learning -------------------------------------------------------------
+
+
+def sample(n: int = 80, classes: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classes of one to several samples, overlapping, without ties."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, classes, (n,))
+    return torch.randn(classes, 6)[labels] + 0.8 * torch.randn(n, 6), labels - 3
+
+
+@pytest.mark.parametrize("k", ["max_bin_count", None, 40])
+@pytest.mark.parametrize("average", ["plain", "avg_of_avgs", "return_per_class"])
+@pytest.mark.parametrize("split", ["itself", "apart", "included"])
+@pytest.mark.usefixtures("block")
+def test_scores_of_pml_are_unchanged(k: int | str | None, average: str, split: str) -> None:
+    x, y = sample()
+    arguments: tuple[Any, ...] = (x, y)
+    if split == "apart":
+        arguments = (x[:50], y[:50], x[50:], y[50:])
+        k = 30 if k == 40 else k  # beyond the references pml reads the labels of row -1
+    elif split == "included":
+        arguments = (x[:50], y[:50], x, y, True)
+    options = {average: True} if average != "plain" else {}
+    expected = AccuracyCalculator(k=k, include=RANKED, **options).get_accuracy(*arguments)
+    calculator = RetrievalAccuracy(k=k, exclude=("NMI", "AMI"), **options)
+    got = calculator.get_accuracy(*arguments)
+    for name in RANKED:
+        assert got[name] == pytest.approx(expected[name], abs=SUMMED[name]), name
+    # Recall@1 is precision at 1, in each kind of average.
+    assert got["recall_at_1"] == pytest.approx(expected["precision_at_1"], abs=1e-12)
+
+
+def test_averages_per_class() -> None:
+    """Class 0: one of two is a hit; class 1: three of three; class 2 is lone."""
+    x = torch.tensor([[0.0], [5.5], [5.0], [5.2], [4.9], [-9.0]])
+    labels = torch.tensor([0, 0, 1, 1, 1, 2])
+
+    def score(**options: bool) -> Any:
+        return only_recall((2,), **options).get_accuracy(x, labels)["recall_at_2"]
+
+    # Row 0 sees 4.9 and 5.0, row 1 sees 5.2 and 5.0: no hit in class 0.
+    assert score() == pytest.approx(3 / 5, abs=1e-12)
+    assert score(avg_of_avgs=True) == pytest.approx(1 / 2, abs=1e-12)
+    assert score(return_per_class=True) == [0.0, 1.0]
+
+
+def test_include_and_exclude() -> None:
+    x, y = sample()
+    calculator = RetrievalAccuracy(include=("recall_at_1", "recall_at_4", "NMI"))
+    assert set(calculator.get_accuracy(x, y)) == {"recall_at_1", "recall_at_4", "NMI"}
+    assert set(calculator.get_accuracy(x, y, include=["recall_at_4"])) == {"recall_at_4"}
+    assert set(calculator.get_accuracy(x, y, exclude=("NMI",))) == {"recall_at_1", "recall_at_4"}
+    assert set(calculator.get_accuracy(x, y)) == {"recall_at_1", "recall_at_4", "NMI"}
+    assert set(RetrievalAccuracy(exclude=("AMI",)).get_curr_metrics()) == {
+        "NMI",
+        "clustering_f1",
+        *RANKED,
+        *(f"recall_at_{rank}" for rank in RANKS),
+    }
+
+
+def test_every_kind_of_array() -> None:
+    x, y = sample()
+    x = x.half().float()  # so that every dtype below holds the same numbers
+    expected = only_recall().get_accuracy(x, y)
+    for rows in (x.double(), x.half(), x.numpy(), x.double().numpy(), x.clone().requires_grad_()):
+        for labels in (
+            y,
+            y.int(),
+            y.numpy(),
+            y.numpy().astype(np.int16),
+            (y + 3).numpy().astype("u4"),
+        ):
+            assert only_recall().get_accuracy(rows, labels) == expected
+    assert only_recall().get_accuracy(x.t().contiguous().t(), y) == expected
+
+
+def test_inputs_stay_as_they_are() -> None:
+    x, y = sample()
+    copies = x.clone(), y.clone()
+    RetrievalAccuracy(distance="cosine").get_accuracy(x, y)
+    assert torch.equal(x, copies[0])
+    assert torch.equal(y, copies[1])
+
+
+@pytest.mark.parametrize("knn_func", [FaissKNN(), CustomKNN(CosineSimilarity(), batch_size=16)])
+@pytest.mark.usefixtures("block")
+def test_own_knn_function(knn_func: Any) -> None:
+    x, y = sample()
+    x = torch.nn.functional.normalize(x)
+    got = only_recall(knn_func=knn_func).get_accuracy(x, y)
+    # The same hits; blocks of other sizes are added up in another order.
+    assert got == pytest.approx(only_recall().get_accuracy(x, y), abs=1e-12)
+
+
+def test_own_label_comparison() -> None:
+    """Labels that match if they differ by at most one, and labels of two columns."""
+    x = torch.tensor([[0.0], [1.0], [10.0], [11.5]])
+    close = only_recall((1, 3), label_comparison_fn=lambda a, b: (a - b).abs() <= 1, exclude=())
+    labels = torch.tensor([0, 1, 2, 9])
+    # 0 -> 1 hit; 1 -> 0 hit; 2 -> 9 miss, then 1 hit; 9 matches none: left out.
+    assert recalls(close.get_accuracy(x, labels)) == pytest.approx({1: 2 / 3, 3: 1.0}, abs=1e-12)
+    either = only_recall((1, 3), label_comparison_fn=lambda a, b: (a == b).any(-1))
+    two = torch.tensor([[0, 0], [1, 1], [2, 2], [3, 1]])
+    assert recalls(either.get_accuracy(x, two)) == {1: 0.0, 3: 1.0}
+    with pytest.raises(NotImplementedError):
+        RetrievalAccuracy(include=("clustering_f1",), label_comparison_fn=torch.eq)
+
+
+def test_reciprocal_rank_alone() -> None:
+    x, y = sample()
+    assert set(RetrievalAccuracy(include=("mean_reciprocal_rank",)).get_accuracy(x, y))
+
+
+def test_in_a_tester() -> None:
+    x, y = sample()
+    calculator = RetrievalAccuracy(include=("recall_at_1", "recall_at_8"))
+    tester = GlobalEmbeddingSpaceTester(dataloader_num_workers=0, accuracy_calculator=calculator)
+    dataset = torch.utils.data.TensorDataset(x, y)
+    accuracies = tester.test({"val": dataset}, 0, torch.nn.Identity())["val"]
+    expected = only_recall((1, 8), distance="cosine").get_accuracy(x, y)
+    for name, value in expected.items():
+        assert accuracies[f"{name}_level0"] == pytest.approx(value, abs=1e-12)
+
+
+def test_pickle() -> None:
+    x, y = sample()
+    calculator = only_recall((1, 5))
+    copy = pickle.loads(pickle.dumps(calculator))
+    assert copy.get_accuracy(x, y) == calculator.get_accuracy(x, y)
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("recall_at", 1, TypeError),
+        ("recall_at", "12", TypeError),
+        ("recall_at", (1, 2.0), TypeError),
+        ("recall_at", (True,), TypeError),
+        ("recall_at", (0, 1), ValueError),
+        ("recall_at", (-1,), ValueError),
+        ("distance", "l2", ValueError),
+        ("distance", None, ValueError),
+        ("seed", -1, ValueError),
+        ("seed", 0.5, TypeError),
+        ("k", 0, ValueError),
+        ("include", "NMI", TypeError),
+        ("include", ("recall_at_3",), ValueError),
+        ("exclude", ("nmi",), ValueError),
+    ],
+)
+def test_bad_options(option: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"^{option} must"):
+        RetrievalAccuracy(**{option: value})
+
+
+X, Y = torch.eye(4), torch.tensor([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error"),
+    [
+        ("query", ([[1.0]], Y), TypeError),
+        ("query", (X.long(), Y), TypeError),
+        ("query", (X[0], Y), ValueError),
+        ("query", (X[:0], Y[:0]), ValueError),
+        ("query", (X * math.nan, Y), ValueError),
+        ("query", (X * math.inf, Y), ValueError),
+        ("query", (X.double() * 1e300, Y), ValueError),
+        ("query_labels", (X, [0, 0, 1, 1]), TypeError),
+        ("query_labels", (X, Y.float()), TypeError),
+        ("query_labels", (X, np.array(["a", "a", "b", "b"])), TypeError),
+        ("query_labels", (X, Y[:3]), ValueError),
+        ("query_labels", (X, Y[:, None]), ValueError),
+        ("reference", (X, Y, X), ValueError),
+        ("reference_labels", (X, Y, None, Y), ValueError),
+        ("reference", (X, Y, X[:, :3], Y), ValueError),
+        ("reference", (X, Y, X[:0], Y[:0]), ValueError),
+        ("reference_labels", (X, Y, X, Y[:3]), ValueError),
+        ("reference", (X, Y, X[:3], Y[:3], True), ValueError),
+        ("reference", (X, Y, X.flip(0), Y, True), ValueError),
+        ("reference", (X, Y, X, Y + 1, True), ValueError),
+        ("reference", (X, Y + 10**6, X, Y.flip(0) + 10**6, True), ValueError),
+        ("ref_includes_query", (X, Y, X, Y, 1), TypeError),
+        ("include", (X, Y, None, None, False, ("recall_at_3",)), ValueError),
+        ("exclude", (X, Y, None, None, False, (), "NMI"), TypeError),
+    ],
+)
+def test_bad_input(name: str, arguments: tuple[Any, ...], error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"^{name} (must|was)"):
+        RetrievalAccuracy().get_accuracy(*arguments)
+
+
+def test_values_that_nobody_looked_at() -> None:
+    """On CUDA values are not read beforehand; the search says so."""
+    with pytest.raises(ValueError, match="finite"):
+        RetrievalAccuracy().knn_func(X * math.nan, 1, X)
