@@ -78,9 +78,9 @@ class RetrievalAccuracy(AccuracyCalculator):
     Lone classes:
         A query without another of its class among the references cannot be answered, and is left
         out of every retrieval score, as in pytorch-metric-learning. (The papers' script counts it
-        as a miss; the benchmarks' test splits have none.) It remains a reference that can be
-        retrieved, and takes part in the clustering. Without any query that can be answered
-        retrieval scores are NaN, and so is F1 where no two queries share a class or a cluster.
+        as a miss.) It remains a reference that can be retrieved, and takes part in the clustering.
+        Without any query that can be answered retrieval scores are NaN, and so is F1 where no two
+        queries share a class or a cluster.
 
     Ties:
         A query is told from its duplicates by its row. Among references that are equally far the
