@@ -30,10 +30,6 @@ class Pairing(NamedTuple):
     positive: Tensor
     curve: Tensor
 
-    def ordered(self) -> Pairs:
-        """The ordered positive pairs, each starting at its anchor."""
-        return Pairs(self.anchor, self.positive, self.positives.label[self.curve])
-
 
 def positive_mask(
     embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
