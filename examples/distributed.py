@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rank == 0:
         difference = (highest - lowest).max().item()
         print(f"{world} processes, weights differ by {difference:.0e}")
+    dist.barrier()  # nobody leaves while another is still being answered
     dist.destroy_process_group()
 
 
