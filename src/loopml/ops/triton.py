@@ -215,32 +215,16 @@ def _launch(
     return index, value
 
 
-def nearest_arcs(
-    gram: Tensor,
-    row_first: Tensor,
-    row_second: Tensor,
-    row_label: Tensor,
-    col_first: Tensor,
-    col_second: Tensor,
-    col_label: Tensor,
-) -> tuple[Tensor, Tensor]:
+def nearest_arcs(gram: Tensor, *curves: Tensor) -> tuple[Tensor, Tensor]:
     """``loopml::nearest_arcs`` for k = 1."""
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    rows, cols = Pairs(*curves[:3]), Pairs(*curves[3:])
     p, q = arc_terms(gram, rows), arc_terms(gram, cols)
     return _launch("arcs", gram, rows, cols, p, q)
 
 
-def nearest_segments(
-    gram: Tensor,
-    row_first: Tensor,
-    row_second: Tensor,
-    row_label: Tensor,
-    col_first: Tensor,
-    col_second: Tensor,
-    col_label: Tensor,
-) -> tuple[Tensor, Tensor]:
+def nearest_segments(gram: Tensor, *curves: Tensor) -> tuple[Tensor, Tensor]:
     """``loopml::nearest_segments`` for k = 1."""
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    rows, cols = Pairs(*curves[:3]), Pairs(*curves[3:])
     p, q = segment_terms(gram, rows), segment_terms(gram, cols)
     return _launch("segments", gram, rows, cols, p, q)
 
