@@ -1,0 +1,257 @@
+"""A fair study: does synthesis raise Recall@1 on unseen classes, and against which baseline?
+
+Each cell is a loss on one kind of negatives: all or the hardest real ones of the batch, real ones
+that a miner of pytorch-metric-learning picked, Embedding Expansion, real ones that LoOpMiner
+picked, LoOp. All have the same net, batches, epochs and optimizer. The margin of a cell and its
+learning rate are those of eight with the highest Recall@1 on validation classes, in one training
+without them. Then it trains on all training classes from other seeds, and is judged on the test
+classes once, at the end. From the root of the repository, with the extras `examples` and `emoji`:
+
+    python examples/emoji.py                   # once
+    python benchmarks/retrieval_study.py       # about two hours on two cores
+    python benchmarks/retrieval_study.py --ideas
+    python benchmarks/study_report.py
+
+The results folder receives a row for each finished training, and trainings that have one are not
+repeated: `retrieval_study.csv` (test classes), `retrieval_study_tuning.csv` (validation classes),
+`retrieval_study_hardness.csv` (a row for each epoch) and `retrieval_ideas.csv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from results import RESULTS, provenance
+from study_cells import IDEAS, LOSSES, SYNTHESES, Cell, Setting, grid, objective
+from study_tasks import DATASETS, final_task, tuning_task
+from torch.utils.data import TensorDataset
+from tqdm import tqdm
+from training import embed, epoch_of_batches, fixed_batch, hardest_negatives
+
+from loopml.evaluation import RetrievalAccuracy
+
+SEEDS = 10
+TUNING_SEED = 1000  # one that no final training has
+COLLAPSED = 0.1  # on the unit sphere, between an anchor and its nearest real negative
+
+TUNING, STUDY, IDEA_RUNS, HARDNESS = (
+    f"retrieval_{name}.csv" for name in ("study_tuning", "study", "ideas", "study_hardness")
+)
+COLUMNS = (
+    *("dataset", "loss", "synthesis", "seed", "margin", "recall_at_1", "map_at_r", "nmi"),
+    *("seconds_per_step", "collapsed", "commit", "machine"),
+)
+Row = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """One training: of the study, or on the way to choose a setting for it."""
+
+    cell: Cell
+    setting: Setting
+    seed: int
+    tuning: bool
+
+
+class Outcome(NamedTuple):
+    """What a training leaves: its row, and one for each epoch."""
+
+    scores: Row
+    epochs: list[Row]
+
+
+def train(run: Run) -> Outcome:
+    """Train from the seed, then measure on the unseen classes, once."""
+    torch.set_num_threads(1)
+    task = (tuning_task if run.tuning else final_task)(run.cell.dataset)
+    random.seed(run.seed)
+    np.random.seed(run.seed)  # noqa: NPY002, MPerClassSampler draws from this generator
+    torch.manual_seed(run.seed)
+    net = task.make_net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=run.setting.learning_rate)
+    data = TensorDataset(task.inputs, task.labels)
+    probe = fixed_batch(task.inputs, task.labels)
+    seconds: list[float] = []
+    epochs: list[Row] = []
+    for epoch in range(task.epochs):
+        loss_fn = objective(run.cell, run.setting.margin, epoch)
+        net.train()
+        for inputs, labels in epoch_of_batches(data, task.labels):
+            start = time.perf_counter()
+            loss = loss_fn(net(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seconds.append(time.perf_counter() - start)
+        embedded = embed(net, probe.images, torch.device("cpu"))
+        nearest = hardest_negatives(embedded, probe.labels)
+        epochs.append({"epoch": epoch + 1, "train_loss": loss.item(), **nearest})
+
+    unseen = embed(net, task.unseen_inputs, torch.device("cpu"))
+    accuracy = RetrievalAccuracy(
+        recall_at=(1,),
+        distance="cosine",
+        include=("recall_at_1", "mean_average_precision_at_r", "NMI"),
+    ).get_accuracy(unseen, task.unseen_labels)
+    scores = {
+        "recall_at_1": accuracy["recall_at_1"],
+        "map_at_r": accuracy["mean_average_precision_at_r"],
+        "nmi": accuracy["NMI"],
+        "seconds_per_step": median(seconds),
+        "collapsed": sum(row["hardest_real"] < COLLAPSED for row in epochs),
+    }
+    return Outcome(scores, epochs)
+
+
+class Ledger:
+    """The results folder: which trainings are done, and with what result."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        found = provenance()
+        self._where = {
+            "commit": found["commit"],
+            "machine": f"{found['cpu']}, {found['cores']} cores, torch {found['torch']}",
+        }
+
+    def rows(self, file: str) -> list[Row]:
+        """The rows of a file; none if it is not there."""
+        path = self.folder / file
+        if not path.exists():
+            return []
+        with path.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+
+    def unfinished(self, runs: Iterable[Run]) -> list[Run]:
+        """Those of some trainings that have no row."""
+        tuned = {(_cell(row), _setting(row)) for row in self.rows(TUNING)}
+        final = {
+            (_cell(row), float(row["margin"]), int(row["seed"]))
+            for file in (STUDY, IDEA_RUNS)
+            for row in self.rows(file)
+        }
+
+        def is_done(run: Run) -> bool:
+            if run.tuning:
+                return (run.cell, run.setting) in tuned
+            return (run.cell, run.setting.margin, run.seed) in final
+
+        return [run for run in runs if not is_done(run)]
+
+    def add(self, run: Run, outcome: Outcome) -> None:
+        """Write what a training left."""
+        name = {**run.cell._asdict(), "seed": run.seed, **run.setting._asdict()}
+        row = {**name, **outcome.scores, **self._where}
+        if run.tuning:
+            self._append(TUNING, [row])
+            return
+        self._append(HARDNESS, [{**name, **epoch} for epoch in outcome.epochs])
+        if run.cell.idea:
+            self._append(IDEA_RUNS, [row])
+        else:
+            self._append(STUDY, [{column: row[column] for column in COLUMNS}])
+
+    def best_setting(self, cell: Cell) -> Setting:
+        """The one with the highest Recall@1 on validation classes, the first of equals."""
+        recall = {
+            _setting(row): float(row["recall_at_1"])
+            for row in self.rows(TUNING)
+            if _cell(row) == cell
+        }
+        return max(grid(cell.loss), key=lambda setting: recall[setting])
+
+    def _append(self, file: str, rows: Sequence[Row]) -> None:
+        path = self.folder / file
+        is_new = not path.exists()
+        with path.open("a", newline="") as lines:
+            writer = csv.DictWriter(lines, list(rows[0]))
+            if is_new:
+                writer.writeheader()
+            for row in rows:
+                writer.writerow(
+                    {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+                )
+
+
+def _cell(row: Row) -> Cell:
+    return Cell(row["dataset"], row["loss"], row["synthesis"], row.get("idea", ""))
+
+
+def _setting(row: Row) -> Setting:
+    return Setting(float(row["margin"]), float(row["learning_rate"]))
+
+
+def study_cells(options: argparse.Namespace) -> list[Cell]:
+    """The cells of the study, or those of the three ideas."""
+    names = product(options.datasets, options.losses, options.synthesis)
+    if not options.ideas:
+        return [Cell(*name) for name in names]
+    return [
+        Cell(*name, idea)
+        for name, idea in product(names, IDEAS)
+        if name[2] in ("expansion", "loop")
+        # HPHN looks at the nearest curve alone, N-pair at all of them.
+        and not (idea == "nearest_4" and name[1] in ("hphn", "n_pair"))
+    ]
+
+
+def measure(runs: Iterable[Run], ledger: Ledger, jobs: int) -> None:
+    """Train whatever has no row yet, each row written as soon as its training ends."""
+    todo = ledger.unfinished(runs)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        trained = {pool.submit(train, run): run for run in todo}
+        for future in tqdm(as_completed(trained), total=len(todo), unit="run"):
+            ledger.add(trained[future], future.result())
+
+
+def tuning_runs(cells: Iterable[Cell]) -> Iterator[Run]:
+    """One training for each setting."""
+    for cell in cells:
+        for setting in grid(cell.loss):
+            yield Run(cell, setting, TUNING_SEED, tuning=True)
+
+
+def final_runs(cells: Sequence[Cell], seeds: Iterable[int], ledger: Ledger) -> Iterator[Run]:
+    """A training for each seed; all cells of a seed before the next, as they are compared."""
+    settings = {cell: ledger.best_setting(cell) for cell in cells}
+    for seed, cell in product(seeds, cells):
+        yield Run(cell, settings[cell], seed, tuning=False)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    for name, choices in (("datasets", DATASETS), ("losses", LOSSES), ("synthesis", SYNTHESES)):
+        add(f"--{name}", nargs="+", choices=list(choices), default=list(choices), metavar="NAME")
+    add("--seeds", nargs="+", type=int, default=list(range(SEEDS)), help="default: 0 to 9")
+    add("--ideas", action="store_true", help="the three ideas instead of the study")
+    add("--jobs", type=int, default=2, help="trainings at a time, each in a process")
+    add("--out", type=Path, default=RESULTS, help="results folder")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Choose the settings, then train from every seed."""
+    options = parse(argv)
+    ledger = Ledger(options.out)
+    cells = study_cells(options)
+    measure(tuning_runs(cells), ledger, options.jobs)
+    measure(final_runs(cells, options.seeds, ledger), ledger, options.jobs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What the retrieval study compares: losses, where their negatives come from, and its three ideas.
+
+A cell is a loss on one kind of negatives. Its objective takes embeddings and labels to a value; its
+margin, or the parameter of the loss that plays this part, is one of four, its learning rate one of
+two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import product
+from types import MappingProxyType
+from typing import NamedTuple
+
+from pytorch_metric_learning.distances import DotProductSimilarity
+from pytorch_metric_learning.losses import (
+    BaseMetricLossFunction,
+    ContrastiveLoss,
+    MultiSimilarityLoss,
+    NTXentLoss,
+    TripletMarginLoss,
+)
+from pytorch_metric_learning.miners import BaseMiner, BatchHardMiner, MultiSimilarityMiner
+from pytorch_metric_learning.reducers import MeanReducer
+from pytorch_metric_learning.regularizers import LpRegularizer
+from torch import Tensor
+
+from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
+from loopml.synthesis import Synthesizer
+
+Objective = Callable[[Tensor, Tensor], Tensor]  # embeddings (n, d), labels (n,) -> ()
+
+
+class Cell(NamedTuple):
+    """One way to train; ``idea`` is empty in the study itself."""
+
+    dataset: str
+    loss: str
+    synthesis: str
+    idea: str = ""
+
+    def __str__(self) -> str:
+        """As a progress bar has room for it."""
+        return " ".join(filter(None, self))
+
+
+LOSSES: Mapping[str, tuple[str, tuple[float, ...]]] = MappingProxyType(
+    {  # the parameter that stands in the column "margin", and its grid
+        "hphn": ("margin", (0.1, 0.2, 0.4, 0.8)),
+        "triplet": ("margin", (0.1, 0.2, 0.4, 0.8)),
+        "contrastive": ("neg_margin", (0.6, 0.8, 1.0, 1.2)),
+        "multi_similarity": ("base", (0.3, 0.5, 0.7, 0.9)),
+        "n_pair": ("l2_reg", (0.0, 0.002, 0.02, 0.2)),
+    }
+)
+LEARNING_RATES = (3e-4, 1e-3)
+SYNTHESES = ("none", "hard_mining", "expansion", "loop_index", "loop")
+IDEAS = ("warm_up", "mixed", "nearest_4", "consecutive")
+
+
+class Setting(NamedTuple):
+    """What is chosen on the validation classes, for each cell."""
+
+    margin: float
+    learning_rate: float
+
+
+def grid(loss: str) -> list[Setting]:
+    """The settings to choose from."""
+    return [Setting(*point) for point in product(LOSSES[loss][1], LEARNING_RATES)]
+
+
+def objective(cell: Cell, margin: float, epoch: int) -> Objective:
+    """What a cell minimises in an epoch, counted from 0."""
+    if cell.idea == "warm_up" and epoch == 0:
+        return _plain(cell.loss, margin)
+    if cell.idea == "mixed":
+        real, synthetic = _plain(cell.loss, margin), _synthetic(cell, margin)
+        return lambda embeddings, labels: (
+            (real(embeddings, labels) + synthetic(embeddings, labels)) / 2
+        )
+    if cell.synthesis == "none":
+        return _plain(cell.loss, margin)
+    if cell.synthesis in ("hard_mining", "loop_index"):
+        return _mined(cell, margin)
+    return _synthetic(cell, margin)
+
+
+def _plain(loss: str, margin: float) -> BaseMetricLossFunction:
+    """The loss with its own negatives: HPHN the hardest, the others every one of the batch."""
+    if loss == "hphn":
+        return HPHNTripletLoss(margin)
+    if loss == "n_pair":
+        return NPairLoss(l2_reg=margin)
+    return _tuple_loss(loss, margin)
+
+
+def _mined(cell: Cell, margin: float) -> Objective:
+    """The loss on the tuples of a miner, all of real points."""
+    loss = _tuple_loss(cell.loss, margin)
+    miner: BaseMiner
+    if cell.synthesis == "loop_index":
+        miner = LoOpMiner()
+    elif cell.loss in ("hphn", "triplet"):
+        miner = BatchHardMiner()
+    else:
+        miner = MultiSimilarityMiner()
+    return lambda embeddings, labels: loss(embeddings, labels, miner(embeddings, labels))
+
+
+def _synthetic(cell: Cell, margin: float) -> BaseMetricLossFunction:
+    synthesizer = _synthesizer(cell)
+    if cell.loss == "hphn":
+        return HPHNTripletLoss(margin, synthesizer=synthesizer)
+    if cell.loss == "n_pair":
+        return NPairLoss(synthesizer=synthesizer, l2_reg=margin)
+    return SyntheticLoss(_tuple_loss(cell.loss, margin), synthesizer)
+
+
+def _synthesizer(cell: Cell) -> Synthesizer:
+    kind = {"expansion": EmbeddingExpansion, "loop": LoOpMiner}[cell.synthesis]
+    return kind(
+        pairing="consecutive" if cell.idea == "consecutive" else "all",
+        num_negatives=4 if cell.idea == "nearest_4" else 1,
+    )
+
+
+def _tuple_loss(loss: str, margin: float) -> BaseMetricLossFunction:
+    """The loss of pytorch-metric-learning that takes tuples."""
+    if loss == "hphn":  # on the tuples of a miner HPHN is a triplet loss, a mean over all of them
+        return TripletMarginLoss(margin, reducer=MeanReducer())
+    if loss == "triplet":
+        return TripletMarginLoss(margin)
+    if loss == "contrastive":
+        return ContrastiveLoss(neg_margin=margin)
+    if loss == "multi_similarity":
+        return MultiSimilarityLoss(base=margin)
+    # PML's NPairsLoss takes no tuples; this is the same formula on those that it is given.
+    return NTXentLoss(
+        temperature=1.0,
+        distance=DotProductSimilarity(normalize_embeddings=False),
+        embedding_regularizer=LpRegularizer(power=2),
+        embedding_reg_weight=margin,
+    )
