@@ -19,8 +19,7 @@ from pytorch_metric_learning.testers import GlobalEmbeddingSpaceTester
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN
 
-import loopml.evaluation
-from loopml.evaluation import RetrievalAccuracy
+from loopml.evaluation import RetrievalAccuracy, accuracy
 
 faiss.omp_set_num_threads(1)
 
@@ -34,7 +33,7 @@ SUMMED = dict.fromkeys(RANKED, 1e-12) | {"mean_reciprocal_rank": 1e-6}
 @pytest.fixture(params=[1, 3, 2048], ids=lambda size: f"block{size}")
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Queries per block: alone, with a short last block, all at once."""
-    monkeypatch.setattr(loopml.evaluation, "_QUERIES", request.param)
+    monkeypatch.setattr(accuracy, "_QUERIES", request.param)
     return int(request.param)
 
 

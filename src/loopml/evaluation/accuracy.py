@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from loopml._checks import check_choice, check_count, check_embeddings, check_flag, check_labels
+from loopml.evaluation.clustering import pairwise_f1
+from loopml.evaluation.neighbours import BlockKNN
 
 # Neighbours (queries times K) held at once, and queries: about 100 MB while they are scored.
 _NEIGHBOURS = 1 << 21
@@ -134,7 +136,7 @@ class RetrievalAccuracy(AccuracyCalculator):
         for name in ("include", "exclude"):
             _check_scores(name, accuracy_calculator_kwargs.get(name, ()), known)
         given = accuracy_calculator_kwargs
-        given["knn_func"] = given.get("knn_func") or _BlockKNN()
+        given["knn_func"] = given.get("knn_func") or BlockKNN()
         own_kmeans = given.get("kmeans_func") is None
         super().__init__(k=k, **given)
         if own_kmeans:
@@ -176,7 +178,7 @@ class RetrievalAccuracy(AccuracyCalculator):
         self, query_labels: Tensor, cluster_labels: Tensor, **_: Any
     ) -> float:
         """Pairwise F1 of clusters against classes, (n,) each; NaN if nothing shares either."""
-        return _pairwise_f1(query_labels.flatten(), cluster_labels.flatten())
+        return pairwise_f1(query_labels.flatten(), cluster_labels.flatten())
 
     def get_accuracy(
         self,
@@ -347,45 +349,10 @@ class RetrievalAccuracy(AccuracyCalculator):
         self, query: Tensor, reference: Tensor, k: int, excluded: bool
     ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Distances and indices, (len(rows), k) each, of the references nearest to some rows."""
-        if isinstance(self.knn_func, _BlockKNN):
+        if isinstance(self.knn_func, BlockKNN):
             return self.knn_func.searcher(query, k, reference, excluded)
         distances, indices = self.knn_func(query, k, reference, excluded)
         return lambda rows: (distances[rows], indices[rows])
-
-
-class _BlockKNN:
-    """An exact k-nn function that can be asked for some of the queries at a time."""
-
-    def __call__(
-        self, query: Tensor, k: int, reference: Tensor, ref_includes_query: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """As the k-nn functions of pytorch-metric-learning."""
-        search = self.searcher(query, k, reference, ref_includes_query)
-        return search(torch.arange(len(query), device=query.device))
-
-    def searcher(
-        self, query: Tensor, k: int, reference: Tensor, excluded: bool
-    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """Squared distances and indices of the k nearest; row i is not its own if excluded."""
-        center = reference.mean(dim=0, dtype=torch.float64).to(reference.dtype)
-        index = faiss.IndexFlatL2(reference.shape[1])
-        for part in torch.split(reference, 1 << 14):
-            index.add((part - center).cpu().numpy())
-
-        def search(rows: Tensor) -> tuple[Tensor, Tensor]:
-            found = index.search((query[rows] - center).cpu().numpy(), k + excluded)
-            distances, indices = (torch.as_tensor(x, device=rows.device) for x in found)
-            if (indices < 0).any():  # on CUDA nobody has looked at the values yet
-                raise ValueError("query and reference must be finite, got NaN or infinity")
-            if not excluded:
-                return distances, indices
-            drop = indices == rows[:, None]
-            # A row with so many duplicates that it is not in its own list: drop the farthest.
-            drop[:, -1] |= ~drop.any(dim=1)
-            shape = (len(rows), k)
-            return distances[~drop].view(shape), indices[~drop].view(shape)
-
-        return search
 
 
 def _counts_of(labels: Tensor, counts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -405,21 +372,6 @@ def _merge(values: list[Any], weights: list[int]) -> Any:
         return values[0]
     total = sum(value * weight for value, weight in zip(values, weights, strict=True))
     return total / sum(weights)
-
-
-def _pairwise_f1(classes: Tensor, clusters: Tensor) -> float:
-    """2 T / (C + Y) of pairs, from the cells of the contingency table that are not empty."""
-    first = torch.unique(classes, return_inverse=True)[1]
-    second = torch.unique(clusters.to(classes.device), return_inverse=True)[1]
-    in_class, in_cluster = _pairs(first), _pairs(second)
-    in_both = _pairs(first * (second.max() + 1) + second)
-    return 2 * in_both / (in_class + in_cluster) if in_class + in_cluster else float("nan")
-
-
-def _pairs(groups: Tensor) -> int:
-    """How many pairs of entries are equal."""
-    sizes = torch.unique(groups, return_counts=True)[1]
-    return int((sizes * (sizes - 1) // 2).sum())
 
 
 def _begins_with(whole: tuple[Tensor, Tensor], start: tuple[Tensor, Tensor]) -> bool:
