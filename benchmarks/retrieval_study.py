@@ -10,7 +10,8 @@ and `emoji`:
 
     python examples/emoji.py                   # once
     python benchmarks/retrieval_study.py       # about two hours on two cores
-    python benchmarks/retrieval_study.py --ideas
+    python benchmarks/retrieval_study.py --ideas --synthesis loop
+    python benchmarks/study_steps.py           # a minute, on a quiet machine
     python benchmarks/study_report.py
 
 The results folder receives a row for each finished training, and trainings that have one are not
@@ -47,9 +48,11 @@ SEEDS = 10
 TUNING_SEED = 1000  # one that no final training has
 COLLAPSED = 0.1  # on the unit sphere, between an anchor and its nearest real negative
 
-TUNING, STUDY, IDEA_RUNS, HARDNESS = (
-    f"retrieval_{name}.csv" for name in ("study_tuning", "study", "ideas", "study_hardness")
-)
+STUDY = "retrieval_study.csv"
+TUNING = "retrieval_study_tuning.csv"
+HARDNESS = "retrieval_study_hardness.csv"
+STEPS = "retrieval_study_steps.csv"
+IDEA_RUNS = "retrieval_ideas.csv"
 COLUMNS = (
     *("dataset", "loss", "synthesis", "seed", "margin", "recall_at_1", "map_at_r", "nmi"),
     *("seconds_per_step", "collapsed", "commit", "machine"),
@@ -123,7 +126,7 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         found = provenance()
-        self._where = {
+        self.where = {
             "commit": found["commit"],
             "machine": f"{found['cpu']}, {found['cores']} cores, torch {found['torch']}",
         }
@@ -155,7 +158,7 @@ class Ledger:
     def add(self, run: Run, outcome: Outcome) -> None:
         """Write what a training left."""
         name = {**run.cell._asdict(), "seed": run.seed, **run.setting._asdict()}
-        row = {**name, **outcome.scores, **self._where}
+        row = {**name, **outcome.scores, **self.where}
         if run.tuning:
             self._append(TUNING, [row])
             return
