@@ -10,7 +10,7 @@ and `emoji`:
 
     python examples/emoji.py                   # once
     python benchmarks/retrieval_study.py       # about two hours on two cores
-    python benchmarks/retrieval_study.py --ideas --synthesis loop
+    python benchmarks/retrieval_study.py --ideas --synthesis hard_mining loop
     python benchmarks/study_steps.py           # a minute, on a quiet machine
     python benchmarks/study_report.py
 
@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from results import RESULTS, provenance
-from study_cells import IDEAS, LOSSES, SYNTHESES, Cell, Setting, grid, objective
+from study_cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
 from study_tasks import DATASETS, final_task, tuning_task
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
@@ -204,17 +204,10 @@ def _setting(row: Row) -> Setting:
 
 
 def study_cells(options: argparse.Namespace) -> list[Cell]:
-    """The cells of the study, or those of the three ideas."""
+    """The cells of the study, or those of the ideas."""
     names = product(options.datasets, options.losses, options.synthesis)
-    if not options.ideas:
-        return [Cell(*name) for name in names]
-    return [
-        Cell(*name, idea)
-        for name, idea in product(names, IDEAS)
-        if name[2] in ("expansion", "loop")
-        # HPHN looks at the nearest curve alone, N-pair at all of them.
-        and not (idea == "nearest_4" and name[1] in ("hphn", "n_pair"))
-    ]
+    cells = [Cell(*name) for name in names]
+    return [idea for cell in cells for idea in idea_cells(cell)] if options.ideas else cells
 
 
 def measure(runs: Iterable[Run], ledger: Ledger, jobs: int) -> None:
@@ -247,7 +240,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, choices in (("datasets", DATASETS), ("losses", LOSSES), ("synthesis", SYNTHESES)):
         add(f"--{name}", nargs="+", choices=list(choices), default=list(choices), metavar="NAME")
     add("--seeds", nargs="+", type=int, default=list(range(SEEDS)), help="default: 0 to 9")
-    add("--ideas", action="store_true", help="the three ideas instead of the study")
+    add("--ideas", action="store_true", help="the ideas instead of the study")
     add("--jobs", type=int, default=2, help="trainings at a time, each in a process")
     add("--out", type=Path, default=RESULTS, help="results folder")
     return parser.parse_args(argv)

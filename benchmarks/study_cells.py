@@ -19,7 +19,12 @@ from pytorch_metric_learning.losses import (
     NTXentLoss,
     TripletMarginLoss,
 )
-from pytorch_metric_learning.miners import BaseMiner, BatchHardMiner, MultiSimilarityMiner
+from pytorch_metric_learning.miners import (
+    BaseMiner,
+    BatchEasyHardMiner,
+    BatchHardMiner,
+    MultiSimilarityMiner,
+)
 from pytorch_metric_learning.reducers import MeanReducer
 from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import Tensor
@@ -59,6 +64,7 @@ LEARNING_RATES: Mapping[str, tuple[float, ...]] = MappingProxyType(
 )
 SYNTHESES = ("none", "hard_mining", "expansion", "loop_index", "loop")
 IDEAS = ("warm_up", "mixed", "nearest_4", "consecutive")
+CONTROL = "every_positive"  # an idea for hard mining: of each positive pair the hardest negative
 
 
 class Setting(NamedTuple):
@@ -66,6 +72,17 @@ class Setting(NamedTuple):
 
     margin: float
     learning_rate: float
+
+
+def idea_cells(cell: Cell) -> list[Cell]:
+    """The ideas that change what a cell minimises."""
+    if cell.synthesis == "hard_mining" and cell.loss in ("hphn", "triplet"):
+        return [cell._replace(idea=CONTROL)]
+    if cell.synthesis not in ("expansion", "loop"):
+        return []
+    # HPHN looks at the nearest curve alone, N-pair at all of them.
+    unchanged = ("nearest_4",) if cell.loss in ("hphn", "n_pair") else ()
+    return [cell._replace(idea=idea) for idea in IDEAS if idea not in unchanged]
 
 
 def grid(cell: Cell) -> list[Setting]:
@@ -105,6 +122,8 @@ def _mined(cell: Cell, margin: float) -> Objective:
     miner: BaseMiner
     if cell.synthesis == "loop_index":
         miner = LoOpMiner()
+    elif cell.idea == CONTROL:
+        miner = BatchEasyHardMiner(pos_strategy="all", neg_strategy="hard")
     elif cell.loss in ("hphn", "triplet"):
         miner = BatchHardMiner()
     else:

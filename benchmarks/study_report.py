@@ -24,7 +24,7 @@ import numpy as np
 from results import RESULTS, ROOT
 from retrieval_study import HARDNESS, IDEA_RUNS, STEPS, STUDY, Ledger, Row, cell_of
 from scipy.stats import bootstrap
-from study_cells import IDEAS, LOSSES, SYNTHESES, Cell
+from study_cells import CONTROL, IDEAS, LOSSES, SYNTHESES, Cell
 from study_tasks import DATASETS
 
 PAGE = ROOT / "docs" / "study.md"
@@ -44,6 +44,7 @@ NAMES = {
     "mixed": "mixed",
     "nearest_4": "4 nearest",
     "consecutive": "consecutive",
+    "every_positive": "every positive",
 }
 # Okabe and Ito's palette; the marker tells them apart without colour, too.
 STYLES = {
@@ -147,9 +148,10 @@ def points(values: Sequence[float]) -> str:
 
 def ideas_table(runs: Runs, ideas: Runs) -> str:
     """What each idea adds to its cell, in points of Recall@1."""
+    columns = (*IDEAS, CONTROL)
     lines = [
-        f"| data | loss | negatives | {' | '.join(NAMES[idea] for idea in IDEAS)} |",
-        "|---|---|---|" + "---|" * len(IDEAS),
+        f"| data | loss | negatives | {' | '.join(NAMES[idea] for idea in columns)} |",
+        "|---|---|---|" + "---|" * len(columns),
     ]
     names = sorted({cell[:3] for cell in ideas}, key=lambda name: [*map(_rank, name)])
     for name in names:
@@ -157,7 +159,7 @@ def ideas_table(runs: Runs, ideas: Runs) -> str:
             points(differences(ideas[Cell(*name, idea)], runs[Cell(*name)], "recall_at_1"))
             if Cell(*name, idea) in ideas
             else ""
-            for idea in IDEAS
+            for idea in columns
         ]
         lines.append(f"| {name[0]} | {NAMES[name[1]]} | {NAMES[name[2]]} | {' | '.join(cells)} |")
     return "\n".join(lines)
