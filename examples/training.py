@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from saving import replacing
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
@@ -204,9 +204,8 @@ class Training:
             "epoch": self.epoch,
             "rows": self.rows,
         }
-        temporary = path.with_suffix(".tmp")
-        torch.save(checkpoint, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint: net, optimizer, loss, counters and random generators."""
