@@ -33,7 +33,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     chosen, rest = first.parse_known_args(argv)
     parser = _parser(first)
     if chosen.list_presets:
-        parser.exit(message="".join(f"{name}: {line}\n" for name, line in known.items()))
+        print("\n".join(f"{name}: {line}" for name, line in known.items()))
+        parser.exit()
     options = parser.parse_args([*shlex.split(known.get(chosen.preset, "")), *rest])
     del options.preset, options.list_presets
     _check(parser, options)
