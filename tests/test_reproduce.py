@@ -37,7 +37,7 @@ CLASSES, IMAGES = 8, 3  # half of the classes to train on
 # Two steps of two classes in an epoch.
 SMALL = shlex.split(
     "--image-size 64 --embed-dim 16 --batch-size 4 --instances-per-class 2 --workers 0 "
-    "--device cpu --recall-at 1,2 --eval-every 1 --epochs 3"
+    "--device cpu --recall-at 1,2 --eval-every 1 --epochs 3 --lr-decay-epochs 1,2"
 )
 METRICS = ["recall_at_1", "recall_at_2", "map_at_r", "nmi", "clustering_f1"]
 
@@ -523,6 +523,22 @@ def test_step_adds_up_the_gradients_of_a_batch(data):
     value = training._step(images, labels)
     assert value.item() == pytest.approx(mean.item(), rel=1e-5)
     torch.testing.assert_close(training.net.head.weight.grad, net.head.weight.grad)
+
+
+def test_random_layers_depend_on_epoch_and_process(data, monkeypatch):
+    """Whatever was drawn before; a step that draws stands for dropout and the like."""
+    monkeypatch.setattr("image_training.Training._step", lambda *_: torch.rand(()))
+    train, test = image_datasets.load("cub200", data)
+
+    def means(rank):
+        process = Process(rank, 1, torch.device("cpu"))
+        training = reproduce.Training(reproduce_options.parse(SMALL), train, test, process)
+        return [training.run_epoch() for _ in range(2)]
+
+    first = means(rank=0)
+    torch.rand(7)
+    assert means(rank=0) == first
+    assert len({*first, *means(rank=1)}) == 4
 
 
 @pytest.mark.parametrize("flag", ["--amp", "--soft-margin"])
