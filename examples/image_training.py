@@ -77,6 +77,8 @@ class Training:
             num_workers=self.options.workers,
             persistent_workers=self.options.workers > 0,
             pin_memory=self.process.device.type == "cuda",
+            # Else it takes a number from the generator of the random layers when workers start.
+            generator=torch.Generator(),
             **how,
         )
 

@@ -525,20 +525,22 @@ def test_step_adds_up_the_gradients_of_a_batch(data):
     torch.testing.assert_close(training.net.head.weight.grad, net.head.weight.grad)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_random_layers_depend_on_epoch_and_process(data, monkeypatch):
-    """Whatever was drawn before; a step that draws stands for dropout and the like."""
+    """Not on loading processes or earlier draws; a step that draws stands for dropout."""
     monkeypatch.setattr("image_training.Training._step", lambda *_: torch.rand(()))
     train, test = image_datasets.load("cub200", data)
 
-    def means(rank):
+    def means(rank, workers):
         process = Process(rank, 1, torch.device("cpu"))
-        training = reproduce.Training(reproduce_options.parse(SMALL), train, test, process)
+        options = reproduce_options.parse([*SMALL, "--workers", workers])
+        training = reproduce.Training(options, train, test, process)
         return [training.run_epoch() for _ in range(2)]
 
-    first = means(rank=0)
+    first = means(rank=0, workers="0")
     torch.rand(7)
-    assert means(rank=0) == first
-    assert len({*first, *means(rank=1)}) == 4
+    assert means(rank=0, workers="1") == first
+    assert len({*first, *means(rank=1, workers="0")}) == 4
 
 
 @pytest.mark.parametrize("flag", ["--amp", "--soft-margin"])
