@@ -528,7 +528,12 @@ def test_step_adds_up_the_gradients_of_a_batch(data):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_random_layers_depend_on_epoch_and_process(data, monkeypatch):
     """Not on loading processes or earlier draws; a step that draws stands for dropout."""
-    monkeypatch.setattr("image_training.Training._step", lambda *_: torch.rand(()))
+
+    def draw(training, *_):
+        training.optimizer.step()
+        return torch.rand(())
+
+    monkeypatch.setattr("image_training.Training._step", draw)
     train, test = image_datasets.load("cub200", data)
 
     def means(rank, workers):
