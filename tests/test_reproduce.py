@@ -540,6 +540,7 @@ def test_random_layers_depend_on_epoch_and_process(data, monkeypatch):
         process = Process(rank, 1, torch.device("cpu"))
         options = reproduce_options.parse([*SMALL, "--workers", workers])
         training = reproduce.Training(options, train, test, process)
+        training.batches.share = slice(None)  # there is no other process to share with
         return [training.run_epoch() for _ in range(2)]
 
     first = means(rank=0, workers="0")
