@@ -87,7 +87,10 @@ def check_batch(options: Namespace, train: Split, process: Process) -> None:
         )
     classes = train.classes // world * world
     if classes < 2:
-        raise ValueError(f"{world} processes cannot share {train.classes} training classes")
+        raise ValueError(
+            f"a batch needs {max(2, world)} classes or more for {world} process(es), "
+            f"{train.folder} has {train.classes} to train on"
+        )
     if classes < wanted:
         process.say(
             f"WARNING: batches hold {classes * instances} images, not {options.batch_size}: "

@@ -360,6 +360,9 @@ def test_batches_that_processes_cannot_share_are_refused(data):
     options = reproduce_options.parse(SMALL)
     with pytest.raises(ValueError, match="2 classes of 2 images, which 3 processes cannot share"):
         reproduce.check_batch(options, train, process)
+    lone = Split(train.folder, train.files[:3], train.labels[:3])
+    with pytest.raises(ValueError, match=r"needs 2 classes or more .* has 1 to train on"):
+        reproduce.check_batch(options, lone, Process(0, 1, torch.device("cpu")))
 
 
 def test_too_few_classes_make_smaller_batches(data, capsys):
