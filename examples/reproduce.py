@@ -55,7 +55,8 @@ def begin(options: Namespace, process: Process) -> Training:
         ValueError: options do not fit the data, the weights or the save folder.
     """
     last = options.save_dir / "last.pt"
-    if last.exists() and not options.resume:
+    begun = last.exists()  # asked once: while others get ready, the first process may save it
+    if begun and not options.resume:
         raise ValueError(
             f"there is a run in {options.save_dir}; give --resume to go on with it, "
             "or another --save-dir"
@@ -65,11 +66,11 @@ def begin(options: Namespace, process: Process) -> Training:
         process.say(f"WARNING: {warning}")
     check_batch(options, train, process)
     training = Training(options, train, test, process)
-    if last.exists():
+    if begun:
         training.load(last)
     start = options.weights or "random weights; the papers start from ImageNet's (see --weights)"
     process.say(
-        f"{options.backbone} from {start}",
+        f"{options.backbone} from {last if begun else start}",
         f"{len(training.batches)} steps of {training.classes} x {options.instances_per_class} "
         f"images in an epoch, {training.epoch} of {options.epochs} epochs done",
     )
