@@ -89,7 +89,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
             ref_labels: (m,) their labels.
 
         Returns:
-            The arguments of a loss, in order: ``loss_fn(*expansion(embeddings, labels))``. The
+            The arguments of a loss, in order, for ``loss_fn(*expansion(embeddings, labels))``. The
             negatives are carried over to their anchors as by ``LoOpMiner.synthesize``.
 
         Raises:
@@ -111,8 +111,8 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
             labels: (n,) integers.
 
         Returns:
-            Embeddings (n + n_points p, d) and labels for p positive pairs: the rows of the batch,
-            then point 1 of every pair, point 2 of every pair, and so on.
+            Embeddings (n + n_points p, d) and labels for p positive pairs. First the rows of the
+            batch, then point 1 of every pair, point 2 of every pair, and so on.
 
         Raises:
             TypeError: an argument is no tensor of its kind.

@@ -128,7 +128,7 @@ class LoOpMiner(BaseMiner, Synthesizer):
             ref_labels: (m,) their labels.
 
         Returns:
-            Anchors, positives and negatives, (t,) each: anchors index ``embeddings``, the others
+            Anchors, positives and negatives, (t,) each. Anchors index ``embeddings``, the others
             ``ref_emb``. Empty where the batch has no positive or no negative pair.
 
         Raises:
@@ -188,7 +188,7 @@ class LoOpMiner(BaseMiner, Synthesizer):
             ref_labels: (m,) their labels.
 
         Returns:
-            The arguments of a loss, in order: ``loss_fn(*miner.synthesize(embeddings, labels))``.
+            The arguments of a loss, in order, for ``loss_fn(*miner.synthesize(embeddings, labels))``.
             With k tuples it costs memory for a few times 4 k d numbers and their gradients.
 
         Raises:

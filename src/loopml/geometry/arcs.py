@@ -174,7 +174,7 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
         q1: (..., d) its end.
 
     Returns:
-        :class:`~loopml._types.Closest` with fractions ``s``, ``t`` of the arcs' angles (...), unit
+        :class:`~loopml.geometry.Closest` with fractions ``s``, ``t`` of the arcs' angles (...), unit
         points (..., d) and their chord distance (...), which is Euclidean: an angle g apart is a
         distance ``2 sin(g / 2)``.
 
