@@ -188,8 +188,8 @@ class LoOpMiner(BaseMiner, Synthesizer):
             ref_labels: (m,) their labels.
 
         Returns:
-            The arguments of a loss, in order, for ``loss_fn(*miner.synthesize(embeddings, labels))``.
-            With k tuples it costs memory for a few times 4 k d numbers and their gradients.
+            The arguments of a loss, in order, for
+            ``loss_fn(*miner.synthesize(embeddings, labels))``. With k tuples it costs memory for a few times 4 k d numbers and their gradients.
 
         Raises:
             TypeError: an argument is no tensor of its kind.

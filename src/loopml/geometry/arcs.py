@@ -174,9 +174,9 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
         q1: (..., d) its end.
 
     Returns:
-        :class:`~loopml.geometry.Closest` with fractions ``s``, ``t`` of the arcs' angles (...), unit
-        points (..., d) and their chord distance (...), which is Euclidean: an angle g apart is a
-        distance ``2 sin(g / 2)``.
+        :class:`~loopml.geometry.Closest` with fractions ``s``, ``t`` of the arcs' angles (...),
+        unit points (..., d) and their chord distance (...), which is Euclidean: an angle g apart
+        is a distance ``2 sin(g / 2)``.
 
     Raises:
         TypeError: an argument is no floating point tensor, or the dtypes differ.
