@@ -59,9 +59,7 @@ for name in ("hardest_expansion", "hardest_loop"):
     label, style = styles[name]
     gap = [1 - look[name] / look["hardest_real"] for _, look in looks]
     bottom.plot(epochs, gap, label=label, markersize=5, **style)
-top.set(
-    ylabel="distance to the hardest negative", title=f"Batch of {BATCH_SIZE}, mean over anchors"
-)
+top.set(ylabel="distance to the hardest negative", title=f"Mean over {BATCH_SIZE} anchors")
 bottom.set(xlabel="epoch", ylabel="nearer than the real one by")
 bottom.yaxis.set_major_formatter("{x:.0%}")
 bottom.set_yticks([0, 0.1, 0.2, 0.3])

@@ -189,7 +189,8 @@ class LoOpMiner(BaseMiner, Synthesizer):
 
         Returns:
             The arguments of a loss, in order, for
-            ``loss_fn(*miner.synthesize(embeddings, labels))``. With k tuples it costs memory for a few times 4 k d numbers and their gradients.
+            ``loss_fn(*miner.synthesize(embeddings, labels))``. With k tuples it costs memory
+            for a few times 4 k d numbers and their gradients.
 
         Raises:
             TypeError: an argument is no tensor of its kind.
