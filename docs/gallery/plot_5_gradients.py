@@ -48,9 +48,7 @@ for axes, (name, synthesizer) in zip(panels, synthesizers.items(), strict=True):
     axes.set(xticks=[], yticks=[])
 panels[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, frameon=False)
 
-# %%
-# The points of the expansion, which are not normalised here, and the nearest points of LoOp:
-
+# The points of the expansion, which are not normalised here, and the nearest points of LoOp.
 between = EmbeddingExpansion(n_points=2, normalize=False).expand(batch, labels)[0][len(batch) :]
 panels[1].plot(*between.T, "D", color="0.35", markersize=5)
 

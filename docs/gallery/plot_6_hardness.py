@@ -33,7 +33,7 @@ training = Training("hphn", "none", seed=0, device=torch.device("cpu"))
 # Eight batches at a time, then a look. The first epoch on real negatives keeps the embedding from
 # collapsing into a point (:doc:`/choosing`).
 
-EPOCHS, STEPS = 6, 8
+EPOCHS, STEPS = 4, 8
 looks = []
 for epoch in range(EPOCHS):
     if epoch == 1:

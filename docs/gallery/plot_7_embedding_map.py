@@ -2,7 +2,7 @@ r"""An embedding before and after
 =============================
 
 A small net maps glyphs to 64 dimensions. Here are the images of eight characters in a plane, by the
-first two principal components, before training and after six epochs. The scripts are not among
+first two principal components, before training and after four epochs. The scripts are not among
 those that it was trained on: nothing that you see was learned by heart.
 
 **What to see:** before training a class is spread out among others. After it, most are groups of
@@ -18,18 +18,20 @@ from training import Training, embed, epoch_of_batches, retrieval
 
 from loopml import HPHNTripletLoss, LoOpMiner
 
-COLORS = ["#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999"]
+COLORS = ["#000000", "#E69F00", "#56B4E9", "#009E73"]
+COLORS += ["#0072B2", "#D55E00", "#CC79A7", "#999999"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
 train, test = glyphs.load("train"), glyphs.load("test")
-shown = torch.randperm(len(test.characters), generator=torch.Generator().manual_seed(1))[:8]
+generator = torch.Generator().manual_seed(1)
+shown = torch.randperm(len(test.characters), generator=generator)[:8]
 
 # %%
 # One epoch on real negatives, then on those of LoOp.
 
 training = Training("hphn", "none", seed=0, device=torch.device("cpu"))
 before = embed(training.net, test.images, training.device)
-for epoch in range(6):
+for epoch in range(4):
     if epoch == 1:
         training.loss = HPHNTripletLoss(synthesizer=LoOpMiner())
     training.run_epoch(epoch_of_batches(train, train.labels))
