@@ -64,6 +64,7 @@ bottom.set(xlabel="epoch", ylabel="nearer than the real one by")
 bottom.yaxis.set_major_formatter("{x:.0%}")
 bottom.set_yticks([0, 0.1, 0.2, 0.3])
 bottom.set_ylim(0, 0.31)
+bottom.set_xticks(range(EPOCHS + 1))
 for axes in (top, bottom):
     axes.axvline(1, color="0.6", linewidth=1)
     axes.grid(color="0.9")
