@@ -183,7 +183,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     finally:
         for process in processes:
             process.kill()
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 def alone(loss: Callable[..., Tensor], labels: Tensor) -> dict[str, Tensor]:

@@ -549,6 +549,8 @@ def flat(result: Any) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else [t for part in result for t in flat(part)]
 
 
+# pickle.loads of a parameter calls torch.load, in torch 2.4 by its default that is to change.
+@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")
 @pytest.mark.parametrize("carry_over", [copy.deepcopy, pickled, saved, reloaded])
 @pytest.mark.parametrize("name", MODULES)
 def test_copies_compute_the_same(name: str, carry_over: Callable[[nn.Module], nn.Module]) -> None:

@@ -592,14 +592,17 @@ REJECTED: dict[str, Callable[[], object]] = {
     "RankedListLoss": lambda: losses.RankedListLoss(margin=1, Tn=1),
     "SelfSupervisedLoss": lambda: losses.SelfSupervisedLoss(losses.ContrastiveLoss()),
     "SignalToNoiseRatioContrastiveLoss": losses.SignalToNoiseRatioContrastiveLoss,
-    "SmoothAPLoss": losses.SmoothAPLoss,
+    "SmoothAPLoss": lambda: losses.SmoothAPLoss(),
     "SoftTripleLoss": lambda: losses.SoftTripleLoss(**CLASSES_AND_SIZE),
     "SphereFaceLoss": lambda: losses.SphereFaceLoss(**CLASSES_AND_SIZE),
     "SubCenterArcFaceLoss": lambda: losses.SubCenterArcFaceLoss(**CLASSES_AND_SIZE),
-    "ThresholdConsistentMarginLoss": losses.ThresholdConsistentMarginLoss,
+    "ThresholdConsistentMarginLoss": lambda: losses.ThresholdConsistentMarginLoss(),
     "VICRegLoss": losses.VICRegLoss,
     "WeightRegularizerMixin": losses.WeightRegularizerMixin,
 }
+for name in ("SmoothAPLoss", "ThresholdConsistentMarginLoss"):
+    if not hasattr(losses, name):  # newer than the lowest supported release
+        del REJECTED[name]
 
 
 class MyContrastiveLoss(losses.ContrastiveLoss):

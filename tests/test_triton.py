@@ -30,6 +30,11 @@ from loopml.pairing import pair_up
 
 triton = pytest.importorskip("triton", reason="triton, which only CUDA needs, is not installed")
 
+# The interpreter of Triton 3.0 does so itself, where numpy 1.25 or newer warns of it.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim:DeprecationWarning"
+)
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float32, torch.float64)
 SIZES = (0, 1, 2, 33, 127)

@@ -8,7 +8,7 @@ vectors, and the points there are weighted sums of endpoints, with grad.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -168,15 +168,19 @@ class Samples:
 
     def start(self) -> Samples:
         """With the first end alone of the first curve."""
-        return replace(self, p_fractions=self.p_fractions[:1])
+        return self._at(self.p_fractions[:1])
 
     def between(self) -> Samples:
         """Without the ends of the first curve."""
-        return replace(self, p_fractions=self.p_fractions[1:-1])
+        return self._at(self.p_fractions[1:-1])
 
     def without_end(self) -> Samples:
         """Without the second end of the first curve."""
-        return replace(self, p_fractions=self.p_fractions[:-1])
+        return self._at(self.p_fractions[:-1])
+
+    def _at(self, p_fractions: tuple[float, ...]) -> Samples:
+        # The compiler of torch 2.4 cannot read dataclasses.replace.
+        return Samples(p_fractions, self.q_fractions, self.normalize, self.similarity)
 
     @property
     def translates(self) -> bool:

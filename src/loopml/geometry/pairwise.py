@@ -188,7 +188,10 @@ def _frame(p0: Tensor, p1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sq_middle, sq_along = middle.square().sum(1), along.square().sum(1)
     least = least_square(p0.dtype)
     per_middle, per_along = inverse_length(sq_middle, least), inverse_length(sq_along, least)
-    half = torch.atan2(per_along * sq_along, per_middle * sq_middle)
+    middle_length, along_length = per_middle * sq_middle, per_along * sq_along
+    # Between two zero rows of a batch there is no angle, and torch 2.4 has a NaN for its gradient.
+    is_point = middle_length + along_length == 0
+    half = torch.atan2(along_length, middle_length.masked_fill(is_point, 1))
     middle, along = middle * per_middle.unsqueeze(1), along * per_along.unsqueeze(1)
     return half, middle, along, (middle * along).sum(1)
 
