@@ -1,0 +1,156 @@
+"""The checks of a commit, one session each: ``nox -l`` lists them, ``nox -s lint`` runs one.
+
+``.ci/run`` runs those of one environment in its own (``nox --no-venv --no-install``). A session
+whose Python is not there is skipped, unless the environment sets ``CI``.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests", "docs", "bench-smoke", "notebook", "wheel"]
+
+ROOT = Path(__file__).parent
+# Has a small CPU build where these sessions are run most; any supported release will do.
+TORCH = "torch==2.13.0"
+# The lowest releases that pyproject.toml allows.
+LOWEST = ("torch==2.4.0", "pytorch-metric-learning==2.6.0")
+
+# Tests of what a user gets. They need nothing of the repository but tests/ and examples/.
+OF_THE_PACKAGE = (
+    "geometry/test_geometry_inputs.py",
+    "geometry/test_pairwise.py",
+    "test_evaluation.py",
+    "test_expansion.py",
+    "test_homes.py",
+    "test_hostile.py",
+    "test_hphn.py",
+    "test_layout.py",
+    "test_miner.py",
+    "test_n_pair.py",
+    "test_public_api.py",
+    "test_search.py",
+    "test_synthetic_loss.py",
+    "test_transforms.py",
+    "test_validation.py",
+)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install("ruff>=0.17")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict mypy on the library, and on tests/typing as a user who calls it."""
+    session.install(TORCH, "-e", ".[dev]")
+    session.run("mypy")
+    session.run("mypy", "tests/typing")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole test suite, or what follows ``--``."""
+    session.install(TORCH, "-e", ".[dev]")
+    session.run("python", "-m", "pytest", "--quiet", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site; a warning is an error."""
+    session.install(TORCH, "-e", ".[docs]")
+    session.run("sphinx-build", "-nW", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session(name="bench-smoke")
+def bench_smoke(session: nox.Session) -> None:
+    """Each benchmark once, on its smallest batch."""
+    session.install(TORCH, "-e", ".[dev]")
+    session.run("python", "benchmarks/run.py", "--suite", "smoke", "--budget", "0", silent=True)
+
+
+@nox.session
+def notebook(session: nox.Session) -> None:
+    """The notebook's cells run, from the first to the last."""
+    session.install(TORCH, "-e", ".[dev]")
+    session.run("python", "-m", "pytest", "--nbmake", "examples/five_minutes.ipynb")
+
+
+@nox.session
+def reproduce(session: nox.Session) -> None:
+    """The tests of the papers' experiments, which need torchvision and the torch it wants."""
+    session.install("-e", ".[dev,reproduce]")
+    session.run("python", "-m", "pytest", "--quiet", "tests/test_reproduce.py")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The wheel holds the package alone, and works away from the source tree, without Triton."""
+    session.install(TORCH, f"{built_wheel(session)}[test]")
+    check_installed(session)
+    session.run("python", "-c", "import importlib.util as u; assert not u.find_spec('triton')")
+
+
+@nox.session(python="3.10")
+def lowest(session: nox.Session) -> None:
+    """The wheel with the lowest releases of Python, torch and pytorch-metric-learning."""
+    session.install(*LOWEST, f"{built_wheel(session)}[test]")
+    check_installed(session)
+
+
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
+def newest(session: nox.Session) -> None:
+    """The wheel with the newest releases, as ``pip install loopml`` gives them."""
+    session.install("--upgrade", f"{built_wheel(session)}[test]")
+    check_installed(session)
+
+
+def built_wheel(session: nox.Session) -> Path:
+    """The wheel, which holds the package and nothing else, and is the one that the sdist builds."""
+    session.install("build", "twine")
+    shutil.rmtree(dist := Path(session.create_tmp()) / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist), str(ROOT), silent=True)
+    (wheel,) = dist.glob("*.whl")
+    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
+    session.run("python", "-m", "build", "-w", "-o", str(dist / "direct"), str(ROOT), silent=True)
+    if not filecmp.cmp(wheel, dist / "direct" / wheel.name, shallow=False):
+        session.error("the sdist and the source tree build different wheels")
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = ROOT / "src" / "loopml"
+    wanted = {"loopml/py.typed"}
+    wanted |= {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
+    if found != wanted:
+        session.error(f"the wheel and src/ differ in {sorted(found ^ wanted)}")
+    return wheel
+
+
+def check_installed(session: nox.Session) -> None:
+    """Run the tests of the package, from a copy of them that has no source tree beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tests", "examples"):
+            shutil.copytree(ROOT / name, Path(folder, name))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        with session.chdir(folder):
+            where = session.run(
+                "python", "-c", "import loopml; print(loopml.__file__)", silent=True
+            )
+            if "site-packages" not in str(where):
+                session.error(f"loopml is imported from {where}")
+            session.run("pip", "list")
+            session.run("mypy", "tests/typing")
+            session.run(
+                "python", "-m", "pytest", "-q", *(f"tests/{test}" for test in OF_THE_PACKAGE)
+            )
