@@ -1,4 +1,4 @@
-"""How the tests run: hypothesis profiles, one thread, a seeded generator."""
+"""How the tests run: shapes checked, hypothesis profiles, one thread, a seeded generator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 
 import hypothesis
 import pytest
+import shapes
 import torch
+
+shapes.install()
 
 # One example is a batch of curves, so a modest number of examples is many problems. The default
 # draws the same ones every time, so that a commit passes or fails for good; "thorough" explores.
