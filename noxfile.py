@@ -104,7 +104,7 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-c", "import importlib.util as u; assert not u.find_spec('triton')")
 
 
-@nox.session(python="3.10")
+@nox.session(python=["3.10"])
 def lowest(session: nox.Session) -> None:
     """The wheel with the lowest releases of Python, torch and pytorch-metric-learning."""
     session.install(*LOWEST, f"{built_wheel(session)}[test]")

@@ -25,7 +25,6 @@ from loopml import (
     LoOpMiner,
     NPairLoss,
     SyntheticLoss,
-    curves,
     pairing,
     selection,
     synthesis,
@@ -83,7 +82,6 @@ Gram, Found = Float[Tensor, "m m"], tuple[Int64[Tensor, "p k"], Float[Tensor, "p
 Points = Float[Tensor, "m d"]
 POINTS = fields(seen=Points, placed=Points, gram=Gram)
 NEGATIVES = fields(anchor=Int64[Tensor, "u"], positive=Int64[Tensor, "u"], curve=pairs("u"))
-MINIMUM = fields(weights=Float[Tensor, "u 4"], sq_size=Float[Tensor, "u"] | float | int)
 
 # --- what users call ---------------------------------------------------------------------------
 
@@ -269,12 +267,8 @@ def nearest_on_segments(
 def arc_cosines(p0: Starts, p1: Starts, q0: Others, q1: Others) -> Float[Tensor, "p q"]: ...
 
 
-@of(curves.Arcs, curves.Segments, curves.Samples)
-def solve(self, points: Points, rows: Int64[Tensor, "u 4"]) -> MINIMUM: ...
-
-
-@of(curves.Arcs, curves.Segments, curves.Samples)
-def products(self, points: Points, rows: pairs("p"), cols: pairs("q")) -> Float[Tensor, "p q"]: ...
+# Not the methods of the classes in ``curves``: torch.compile does not trace wrapped ones. What they
+# solve is in what ``measure`` returns.
 
 
 @of(transplant)
