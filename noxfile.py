@@ -123,18 +123,18 @@ def built_wheel(session: nox.Session) -> Path:
     session.install("build", "twine")
     shutil.rmtree(dist := Path(session.create_tmp()) / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(dist), str(ROOT), silent=True)
-    (wheel,) = dist.glob("*.whl")
+    (built,) = dist.glob("*.whl")
     session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
     session.run("python", "-m", "build", "-w", "-o", str(dist / "direct"), str(ROOT), silent=True)
-    if not filecmp.cmp(wheel, dist / "direct" / wheel.name, shallow=False):
+    if not filecmp.cmp(built, dist / "direct" / built.name, shallow=False):
         session.error("the sdist and the source tree build different wheels")
-    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    found = {name for name in zipfile.ZipFile(built).namelist() if ".dist-info/" not in name}
     package = ROOT / "src" / "loopml"
     wanted = {"loopml/py.typed"}
     wanted |= {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
     if found != wanted:
         session.error(f"the wheel and src/ differ in {sorted(found ^ wanted)}")
-    return wheel
+    return built
 
 
 def check_installed(session: nox.Session) -> None:
