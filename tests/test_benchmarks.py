@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import calls
 import cases
 import conditioning
+import differences
 import figures
 import gate
 import numpy as np
@@ -264,3 +266,24 @@ def test_conditioning_draws_what_it_measured(
     assert all(float(row["largest_error"]) < 1e-6 for row in rows if row["separation"] == "1")
     assert figure.stat().st_size > 10_000
     assert "Accuracy" in "".join(report.conditioning_section(table, "figure.png"))
+
+
+# --- differences from the papers' code ----------------------------------------------------------
+
+
+def test_flaws_are_those_of_the_original() -> None:
+    """Its gradient is NaN on a point and on opposite ends; ours never is."""
+    effects = dict(differences.arcs())
+    assert all(effect.endswith("; ours 0.0 %") for effect in effects.values())
+    assert "NaN for 0.0 %;" in effects["arcs, general position"]
+    for name in ("arcs, a point (coincident ends)", "arcs, opposite ends"):
+        assert "NaN for 0.0 %;" not in effects[name]
+
+
+@pytest.mark.parametrize("part", [differences.losses, differences.ties, differences.curves])
+def test_page_quotes_what_is_measured(part: Callable[[], Iterable[tuple[str, str]]]) -> None:
+    """All decimals; shares of arcs are left out, since they hang on the sign of a zero."""
+    page = (Path(__file__).parents[1] / "docs" / "differences.md").read_text()
+    for _, effect in part():
+        for number in re.findall(r"\d+\.\d+", effect):
+            assert number in page, effect
