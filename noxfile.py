@@ -70,9 +70,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation site; a warning is an error."""
+    """The documentation site and its examples; a warning is an error."""
     session.install(TORCH, "-e", ".[docs]")
-    session.run("sphinx-build", "-nW", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    build = ("sphinx-build", "-nWq", "--keep-going", "docs")
+    session.run(*build, "docs/_build/html")
+    session.run(*build, "docs/_build/doctest", "-b", "doctest", "-D", "plot_gallery=0")
 
 
 @nox.session(name="bench-smoke")
@@ -92,7 +94,8 @@ def notebook(session: nox.Session) -> None:
 @nox.session
 def reproduce(session: nox.Session) -> None:
     """The tests of the papers' experiments, which need torchvision and the torch it wants."""
-    session.install("-e", ".[dev,reproduce]")
+    session.install("torchvision")  # alone: it needs its own build of torch
+    session.install("-e", ".[test,reproduce]")
     session.run("python", "-m", "pytest", "--quiet", "tests/test_reproduce.py")
 
 

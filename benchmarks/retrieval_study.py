@@ -26,11 +26,12 @@ import csv
 import multiprocessing
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ from training import embed, epoch_of_batches, fixed_batch, hardest_negatives
 from loopml.evaluation import RetrievalAccuracy
 
 SEEDS = 10
-TUNING_SEED = 1000  # one that no final training has
+TUNING_SEEDS = (1000,)  # that no final training has
 COLLAPSED = 0.1  # on the unit sphere, between an anchor and its nearest real negative
 
 STUDY = "retrieval_study.csv"
@@ -141,40 +142,33 @@ class Ledger:
 
     def unfinished(self, runs: Iterable[Run]) -> list[Run]:
         """Those of some trainings that have no row."""
-        tuned = {(cell_of(row), _setting(row)) for row in self.rows(TUNING)}
-        final = {
-            (cell_of(row), float(row["margin"]), int(row["seed"]))
-            for file in (STUDY, IDEA_RUNS)
+        done = {
+            Run(cell_of(row), _setting(row), int(row["seed"]), file == TUNING)
+            for file in (TUNING, HARDNESS)
             for row in self.rows(file)
         }
-
-        def is_done(run: Run) -> bool:
-            if run.tuning:
-                return (run.cell, run.setting) in tuned
-            return (run.cell, run.setting.margin, run.seed) in final
-
-        return [run for run in runs if not is_done(run)]
+        return [run for run in runs if run not in done]
 
     def add(self, run: Run, outcome: Outcome) -> None:
-        """Write what a training left."""
+        """Write what a training left; of a final one last what says that it is finished."""
         name = {**run.cell._asdict(), "seed": run.seed, **run.setting._asdict()}
         row = {**name, **outcome.scores, **self.where}
         if run.tuning:
             self._append(TUNING, [row])
             return
-        self._append(HARDNESS, [{**name, **epoch} for epoch in outcome.epochs])
         if run.cell.idea:
             self._append(IDEA_RUNS, [row])
         else:
             self._append(STUDY, [{column: row[column] for column in COLUMNS}])
+        self._append(HARDNESS, [{**name, **epoch} for epoch in outcome.epochs])
 
     def validation_recall(self, cell: Cell) -> dict[Setting, float]:
-        """Recall@1 on the validation classes by setting."""
-        return {
-            _setting(row): float(row["recall_at_1"])
-            for row in self.rows(TUNING)
-            if cell_of(row) == cell
-        }
+        """Mean Recall@1 on the validation classes by setting."""
+        found = defaultdict(list)
+        for row in self.rows(TUNING):
+            if cell_of(row) == cell:
+                found[_setting(row)].append(float(row["recall_at_1"]))
+        return {setting: fmean(values) for setting, values in found.items()}
 
     def best_setting(self, cell: Cell) -> Setting:
         """The one with the highest Recall@1 on validation classes, the first of equals."""
@@ -220,10 +214,10 @@ def measure(runs: Iterable[Run], ledger: Ledger, jobs: int) -> None:
 
 
 def tuning_runs(cells: Iterable[Cell]) -> Iterator[Run]:
-    """One training for each setting."""
+    """A training for each setting and tuning seed."""
     for cell in cells:
-        for setting in grid(cell):
-            yield Run(cell, setting, TUNING_SEED, tuning=True)
+        for setting, seed in product(grid(cell), TUNING_SEEDS):
+            yield Run(cell, setting, seed, tuning=True)
 
 
 def final_runs(cells: Sequence[Cell], seeds: Iterable[int], ledger: Ledger) -> Iterator[Run]:

@@ -61,7 +61,7 @@ def direction_of(x: Tensor, least: float) -> Tensor:
     if _is_traced(x):
         length = _norm(x, keepdim=True)
         return x / torch.where(length > 0, length.clamp(min=least), torch.inf)
-    unit: Tensor = _Direction.apply(x, least)[0]  # type: ignore[no-untyped-call]
+    unit: Tensor = _Direction.apply(x, least)[0]  # type: ignore[no-untyped-call,unused-ignore]
     return unit
 
 
@@ -69,5 +69,5 @@ def length_of(x: Tensor) -> Tensor:
     """``|x|`` along the last axis, with a zero gradient at zero."""
     if _is_traced(x):
         return _norm(x)
-    length: Tensor = _Length.apply(x)  # type: ignore[no-untyped-call]
+    length: Tensor = _Length.apply(x)  # type: ignore[no-untyped-call,unused-ignore]
     return length
