@@ -85,9 +85,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def best_real(ledger: Ledger, dataset: str, loss: str) -> Cell:
-    """Of plain and hard mining the one with the higher Recall@1 on validation classes."""
+    """Of plain and hard mining the one with the higher MAP@R on validation classes."""
     cells = [Cell(dataset, loss, synthesis) for synthesis in ("none", "hard_mining")]
-    return max(cells, key=lambda cell: max(ledger.validation_recall(cell).values()))
+    return max(cells, key=lambda cell: max(ledger.validation_scores(cell).values()))
 
 
 def scores_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
@@ -212,7 +212,8 @@ def draw_recall(runs: Runs) -> plt.Figure:
                 label=NAMES[synthesis],
                 **STYLES[synthesis],
             )
-        panel.set_xticks(range(len(LOSSES)), [NAMES[loss] for loss in LOSSES])
+        names = [NAMES[loss].replace("-s", "-\ns") for loss in LOSSES]
+        panel.set_xticks(range(len(LOSSES)), names)
         panel.set_title(f"{dataset}: Recall@1 on unseen classes")
         panel.grid(axis="y", alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
