@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from saving import replacing
 from torch import Tensor
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "loopml" / "emoji"
@@ -303,10 +304,8 @@ def _repeats(i: int, drawings: list[Drawing], images: np.ndarray) -> bool:
 
 def _save(path: Path, **columns: np.ndarray) -> None:
     """Write a file that is either whole or not there."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **columns)
-    os.replace(temporary, path)
 
 
 def describe(data: Emoji) -> str:
