@@ -79,12 +79,9 @@ def _emoji(tuning: bool) -> Task:
         test = emoji.load("test")
         parts = (train.features, train.labels, test.features, test.labels)
     inputs, labels, unseen_inputs, unseen_labels = parts
-    mean, std = inputs.mean(dim=0), inputs.std(dim=0)
+    inputs, unseen_inputs = emoji.standardize(inputs, unseen_inputs)
     return Task(
-        (inputs - mean) / std,
-        labels,
-        (unseen_inputs - mean) / std,
-        unseen_labels,
+        *(inputs, labels, unseen_inputs, unseen_labels),
         make_net=lambda: nn.Linear(inputs.shape[1], 128),
         epochs=8,
     )

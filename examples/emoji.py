@@ -14,6 +14,8 @@ to `~/.cache/loopml/emoji`, in about five minutes on one core. Then
     import emoji
     train, test = emoji.load("train"), emoji.load("test")
 
+loads them, as `python examples/train_emoji.py` does, which trains a layer on the features.
+
 The drawings remain under their licences: noto, noto-v1 and fxemoji Apache-2.0, fluent-emoji MIT,
 twemoji, emojione and emojione-monotone CC-BY-4.0, openmoji and emojione-v1 CC-BY-SA-4.0; the names
 and subgroups come from emojibase-data, MIT.
@@ -119,6 +121,12 @@ def load(split: str, cache: Path = CACHE) -> Emoji:
         subgroup_names=tuple(columns["subgroup_names"].tolist()),
         vendor_names=tuple(columns["vendor_names"].tolist()),
     )
+
+
+def standardize(features: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Features with mean 0 and deviation 1 in each column, and others moved and scaled as they."""
+    mean, std = features.mean(dim=0), features.std(dim=0)
+    return tuple((x - mean) / std for x in (features, *others))
 
 
 class Drawing(NamedTuple):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import emoji
 import numpy as np
 import pytest
 import torch
+import train_emoji
 
 SQUARE = '<path d="M0 0h{}v8H0z"/>'
 EMOJI = {  # code points: label, group, subgroup
@@ -130,3 +132,39 @@ def test_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"install Node\.js with npm"):
         emoji.build(tmp_path)
+
+
+def test_a_layer_learns_from_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Emoji that differ along few of many noisy columns: a layer finds these on unseen ones."""
+    rng = np.random.default_rng(0)
+    name = np.arange(80).repeat(5)
+    signal = rng.normal(size=(80, 10))[name]
+    noise = 2 * rng.normal(size=(400, 30))
+    np.savez(
+        tmp_path / "features.npz",
+        features=np.hstack([signal, noise]).astype(np.float32),
+        name=name,
+        subgroup=name % 2,
+        vendor=np.arange(400) % 5,
+        names=np.array([f"emoji {i}" for i in range(80)]),
+        subgroup_names=np.array(["a", "b"]),
+        vendor_names=np.array(list("vwxyz")),
+    )
+    arguments = ["--cache", str(tmp_path), "--seeds", "0", "1", "--epochs", "40"]
+    train_emoji.main([*arguments, "--losses", "triplet"])
+    first, *lines = capsys.readouterr().out.splitlines()
+    number = r"recall_at_1 (\d+\.\d)"
+    as_they_are = re.fullmatch(rf"features as they are +{number} +map_at_r \d+\.\d", first)
+    assert as_they_are
+    assert [line.split()[1] for line in lines] == list(train_emoji.SYNTHESIZERS)
+    for line in lines:
+        learnt = re.search(rf"{number} ± \d+\.\d", line)
+        assert learnt
+        assert float(learnt[1]) > float(as_they_are[1]) + 10
+
+
+def test_features_are_standardized_as_the_first_ones() -> None:
+    x = torch.tensor([[0.0, 10.0], [2.0, 30.0]])
+    same, moved = emoji.standardize(x, x + torch.tensor([2.0, 0.0]))
+    torch.testing.assert_close(same, torch.tensor([[-1.0, -1.0], [1.0, 1.0]]) / 2**0.5)
+    torch.testing.assert_close(moved[:, 0] - same[:, 0], torch.full((2,), 2**0.5))
