@@ -73,6 +73,9 @@ class LoOpMiner(BaseMiner, Synthesizer):
         order of the batch changes no triplet. Where curves cross, as they can on a sphere in three
         dimensions or fewer, several distances are 0 and the order decides.
 
+    Gradient:
+        Mined triplets are indices and have none; that of :meth:`synthesize` is described there.
+
     Precision:
         The search ranks by a Gram matrix of float32 (float64 for float64), which on distances near
         0 is good to about 5e-4; the fraction of an arc that decides the endpoint is solved for in
