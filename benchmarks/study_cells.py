@@ -50,8 +50,8 @@ class Cell(NamedTuple):
 
 LOSSES: Mapping[str, tuple[str, tuple[float, ...]]] = MappingProxyType(
     {  # the parameter that stands in the column "margin", and its grid
-        "hphn": ("margin", (0.1, 0.2, 0.4, 0.8)),
-        "triplet": ("margin", (0.1, 0.2, 0.4, 0.8)),
+        "hphn": ("margin", (0.2, 0.4, 0.8, 1.2)),
+        "triplet": ("margin", (0.2, 0.4, 0.8, 1.2)),
         "contrastive": ("neg_margin", (0.8, 1.0, 1.2, 1.4)),
         "multi_similarity": ("base", (0.3, 0.5, 0.7, 0.9)),
         "n_pair": ("l2_reg", (0.0, 0.002, 0.02, 0.2)),

@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median, variance
 
 import matplotlib as mpl
 
@@ -22,9 +22,20 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from results import RESULTS, ROOT
-from retrieval_study import HARDNESS, IDEA_RUNS, STEPS, STUDY, Ledger, Row, cell_of
+from retrieval_study import (
+    HARDNESS,
+    IDEA_RUNS,
+    STEPS,
+    STUDY,
+    TUNING,
+    TUNING_SEEDS,
+    Ledger,
+    Row,
+    cell_of,
+    setting_of,
+)
 from scipy.stats import bootstrap
-from study_cells import CONTROL, IDEAS, LOSSES, SYNTHESES, Cell
+from study_cells import CONTROL, IDEAS, LOSSES, SYNTHESES, Cell, Setting, grid
 from study_tasks import DATASETS
 
 PAGE = ROOT / "docs" / "study.md"
@@ -146,6 +157,28 @@ def points(values: Sequence[float]) -> str:
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
+def choice_table(ledger: Ledger) -> str:
+    """How far chance moves what margins are chosen by, beside what the settings differ in."""
+    found: dict[tuple[str, Cell, Setting], list[float]] = defaultdict(list)
+    for row in ledger.rows(TUNING):
+        cell, setting = cell_of(row), setting_of(row)
+        if not cell.idea and setting in grid(cell):
+            found[cell.dataset, cell, setting].append(100 * float(row["map_at_r"]))
+    lines = [
+        "| data | deviation of a training | of the mean | second best setting below the best |",
+        "|---|---|---|---|",
+    ]
+    for dataset in DATASETS:
+        of_setting = [values for (name, *_), values in found.items() if name == dataset]
+        deviation = fmean(variance(values) for values in of_setting) ** 0.5
+        cells = {cell for name, cell, _ in found if name == dataset}
+        ranked = [sorted(ledger.validation_scores(cell).values())[-2:] for cell in cells]
+        gap = 100 * median(best - second for second, best in ranked)
+        of_mean = deviation / len(TUNING_SEEDS) ** 0.5
+        lines.append(f"| {dataset} | {deviation:.2f} | {of_mean:.2f} | {gap:.2f} |")
+    return "\n".join(lines)
+
+
 def ideas_table(runs: Runs, ideas: Runs) -> str:
     """What each idea adds to its cell, in points of Recall@1."""
     columns = (*IDEAS, CONTROL)
@@ -162,6 +195,21 @@ def ideas_table(runs: Runs, ideas: Runs) -> str:
             for idea in columns
         ]
         lines.append(f"| {name[0]} | {NAMES[name[1]]} | {NAMES[name[2]]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def control_table(runs: Runs, ideas: Runs) -> str:
+    """Synthesis and mining by curves over hard mining that takes every positive, too."""
+    ours = ("expansion", "loop_index", "loop")
+    lines = [
+        f"| data | loss | {' | '.join(f'{NAMES[name]} - control' for name in ours)} |",
+        "|---|---|" + "---|" * len(ours),
+    ]
+    for control in sorted(ideas, key=lambda cell: [*map(_rank, cell[:2])]):
+        if control.idea == CONTROL:
+            rows = [runs[control._replace(synthesis=name, idea="")] for name in ours]
+            cells = [points(differences(r, ideas[control], "recall_at_1")) for r in rows]
+            lines.append(f"| {control.dataset} | {NAMES[control.loss]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -252,7 +300,9 @@ def tables(ledger: Ledger) -> dict[str, Callable[[], str]]:
     """Each table of the page by its name."""
     runs, ideas = by_cell(ledger.rows(STUDY)), by_cell(ledger.rows(IDEA_RUNS))
     made: dict[str, Callable[[], str]] = {
+        "choice": lambda: choice_table(ledger),
         "ideas": lambda: ideas_table(runs, ideas),
+        "control": lambda: control_table(runs, ideas),
         "hardness": lambda: hardness_table(ledger.rows(HARDNESS)),
     }
     for dataset in DATASETS:

@@ -1,6 +1,7 @@
 """The retrieval study: what its cells minimise, that it can be stopped, and that it adds up."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,19 @@ import study_report
 import study_steps
 import torch
 from pytorch_metric_learning.miners import MultiSimilarityMiner
-from retrieval_study import COLUMNS, STUDY, TUNING, Ledger, Outcome, Run, cell_of
+from retrieval_study import (
+    COLUMNS,
+    HARDNESS,
+    IDEA_RUNS,
+    STUDY,
+    TUNING,
+    TUNING_SEEDS,
+    Ledger,
+    Outcome,
+    Run,
+    cell_of,
+    setting_of,
+)
 from study_cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
 from study_tasks import DATASETS, Task
 from torch import Tensor, nn
@@ -140,15 +153,13 @@ def test_finished_trainings_are_not_repeated(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     cell = Cell("emoji", "triplet", "loop")
     tuning = list(retrieval_study.tuning_runs([cell]))
-    assert len(tuning) == len(grid(cell)) == 8
+    assert len(tuning) == len(TUNING_SEEDS) * len(grid(cell)) == 24
     assert ledger.unfinished(tuning) == tuning
     for i, run in enumerate(tuning):
-        ledger.add(run, OUTCOME._replace(scores={**OUTCOME.scores, "map_at_r": i % 5 / 10}))
+        ledger.add(run, OUTCOME)
         assert Ledger(tmp_path).unfinished(tuning) == tuning[i + 1 :]
-    assert ledger.best_setting(cell) == tuning[4].setting
 
-    final = list(retrieval_study.final_runs([cell], [0, 1], ledger))
-    assert [run.setting for run in final] == [tuning[4].setting] * 2
+    final = list(retrieval_study.final_runs({cell: tuning[4].setting}, [0, 1]))
     ledger.add(final[0], OUTCOME)
     assert Ledger(tmp_path).unfinished(final) == final[1:]
     with_idea = final[0]._replace(cell=cell._replace(idea="mixed"))
@@ -157,6 +168,41 @@ def test_finished_trainings_are_not_repeated(tmp_path: Path) -> None:
         (row,) = csv.DictReader(file)
     assert tuple(row) == COLUMNS
     assert row["collapsed"] == "1"
+
+
+def _with_map(map_at_r: float) -> Outcome:
+    return OUTCOME._replace(scores={**OUTCOME.scores, "map_at_r": map_at_r})
+
+
+def test_the_setting_is_the_best_in_the_mean_over_tuning_seeds(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    cell = Cell("glyphs", "hphn", "none")
+    scores = [(0.1, 0.1, 0.9), (0.4, 0.4, 0.4), (0.5, 0.5, 0.1), (0.2, 0.2, 0.2)]
+    for setting, found in zip(grid(cell), scores, strict=True):
+        for seed, score in zip(TUNING_SEEDS, found, strict=True):
+            ledger.add(Run(cell, setting, seed, tuning=True), _with_map(score))
+    assert ledger.best_setting(cell) == grid(cell)[1]
+    elsewhere = Run(cell, Setting(7.0, 1e-3), TUNING_SEEDS[0], tuning=True)  # not on the grid
+    ledger.add(elsewhere, _with_map(1.0))
+    assert ledger.best_setting(cell) == grid(cell)[1]
+    assert max(ledger.validation_scores(cell).values()) == pytest.approx(0.4)
+
+
+def test_trainings_at_a_setting_no_longer_chosen_are_dropped(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    cells = [Cell("emoji", "hphn", "loop", idea) for idea in ("", "mixed")]
+    cells += [cell._replace(loss="triplet") for cell in cells]
+    old, new = Setting(0.4, 1e-3), Setting(0.4, 3e-4)
+    for run in retrieval_study.final_runs(dict.fromkeys(cells, old), [0, 1]):
+        ledger.add(run, OUTCOME)
+    ledger.drop_superseded(dict.fromkeys(cells, old))
+    assert len(ledger.rows(STUDY)) == len(ledger.rows(IDEA_RUNS)) == 4
+    chosen = {cells[0]: old, cells[1]: new, cells[2]: new}  # of cells[3] nothing was asked
+    ledger.drop_superseded(chosen)
+    assert [cell_of(row) for row in ledger.rows(STUDY)] == [cells[0]] * 2
+    assert [cell_of(row) for row in ledger.rows(IDEA_RUNS)] == [cells[3]] * 2
+    runs = list(retrieval_study.final_runs(chosen, [0, 1]))
+    assert [run.cell for run in ledger.unfinished(runs)] == cells[1:3] * 2
 
 
 def test_intervals_are_of_the_mean() -> None:
@@ -191,6 +237,18 @@ def test_the_committed_results_are_complete() -> None:
             assert margins == {ledger.best_setting(cell).margin}
     assert {cell.dataset for cell in runs} == set(DATASETS)
     assert {cell_of(row) for row in ledger.rows(TUNING) if not row["idea"]} == set(runs)
+
+
+def test_the_committed_trainings_all_left_their_epochs_at_their_chosen_setting() -> None:
+    """Ideas too; a row that was lost would be found done by its epochs, and never trained again."""
+    ledger = Ledger(retrieval_study.RESULTS)
+    rows = [*ledger.rows(STUDY), *ledger.rows(IDEA_RUNS)]
+    epochs = ledger.rows(HARDNESS)
+    trained = Counter((cell_of(row), row["seed"]) for row in rows)
+    assert set(trained.values()) == {1}
+    assert trained.keys() == {(cell_of(row), row["seed"]) for row in epochs}
+    found = {(cell_of(row), setting_of(row)) for row in epochs}
+    assert found == {(cell, ledger.best_setting(cell)) for cell, _ in trained}
 
 
 def test_the_page_says_what_was_measured() -> None:
