@@ -216,7 +216,7 @@ def cell_of(row: Row) -> Cell:
 
 
 def setting_of(row: Row) -> Setting:
-    """The setting that a row, but one of the study itself, was trained at."""
+    """The setting of a row; those of the study's own file do not name their learning rate."""
     return Setting(float(row["margin"]), float(row["learning_rate"]))
 
 

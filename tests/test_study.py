@@ -222,6 +222,37 @@ def test_differences_are_paired_by_seed() -> None:
     assert study_report.differences(ours, theirs, "x") == pytest.approx([0.4, 0.2])
 
 
+def test_the_control_is_taken_from_ours() -> None:
+    control = Cell("emoji", "triplet", "hard_mining", "every_positive")
+    scores = {"expansion": 0.42, "loop_index": 0.40, "loop": 0.37}
+    runs = study_report.by_cell(
+        {**control._replace(synthesis=name, idea="")._asdict(), "seed": seed, "recall_at_1": score}
+        for name, score in scores.items()
+        for seed in (0, 1)
+    )
+    ideas = {control: {seed: {"recall_at_1": "0.4"} for seed in (0, 1)}}
+    found = study_report.control_table(runs, ideas).splitlines()[-1]
+    assert [float(cell.strip(" *").split()[0]) for cell in found.split("|")[3:6]] == [
+        2.0,
+        0.0,
+        -3.0,
+    ]
+
+
+def test_the_choice_of_a_margin_is_compared_with_chance(tmp_path: Path) -> None:
+    """Means 0.50, 0.53, 0.51, 0.48, each between trainings 0.01 below and above it."""
+    ledger = Ledger(tmp_path)
+    for cell in (Cell("glyphs", "hphn", "none"), Cell("emoji", "hphn", "none")):
+        for i, setting in enumerate(grid(cell)):
+            mean = (0.50, 0.53, 0.51, 0.48)[i % 4]
+            if i >= 4:
+                mean -= 0.1  # the second learning rate is far behind
+            for seed, score in zip(TUNING_SEEDS, (mean - 0.01, mean, mean + 0.01), strict=True):
+                ledger.add(Run(cell, setting, seed, tuning=True), _with_map(score))
+    lines = study_report.choice_table(ledger).splitlines()[2:]
+    assert lines == [f"| {name} | 1.00 | 0.58 | 2.00 |" for name in ("glyphs", "emoji")]
+
+
 def test_the_committed_results_are_complete() -> None:
     """Every cell has the same seeds, at least as many as asked for, at its tuned margin."""
     ledger = Ledger(retrieval_study.RESULTS)
