@@ -29,7 +29,7 @@ from loopml import (
     selection,
     synthesis,
 )
-from loopml.geometry import arcs, evaluate, gram, pairwise, segments, transplant
+from loopml.geometry import arcs, distances, evaluate, gram, pairwise, segments, transplant
 from loopml.ops import search
 
 Stub = Callable[..., Any]
@@ -164,8 +164,21 @@ def all_curves(labels: Labels) -> tuple: ...
 
 
 @of(pairing)
+def own_references(
+    embeddings: Batch, labels: Labels, ref_emb: Float[Tensor, "m d"], ref_labels: Integer[Tensor, "m"]
+) -> Int64[Tensor, "n"]: ...
+
+
+@of(pairing)
 def pair_up(
-    pairing, embeddings: Batch, labels: Labels, ref_emb: References, ref_labels: ReferenceLabels
+    pairing,
+    embeddings: Batch,
+    labels: Labels,
+    ref_emb: References,
+    ref_labels: ReferenceLabels,
+    *,
+    gram: Float[Tensor, "g g"] | None,
+    similarity,
 ) -> fields(
     positives=pairs("p"),
     negatives=pairs("q"),
@@ -188,6 +201,16 @@ def largest(
 def smallest_per_group(
     value: Float[Tensor, "e"], group: Int64[Tensor, "e"], groups
 ) -> tuple[Int64[Tensor, "g"], Bool[Tensor, "g"]]: ...
+
+
+@of(selection)
+def nearest_others(
+    gram: Float[Tensor, "n n"], labels: Labels, similarity
+) -> Float[Tensor, "n"]: ...
+
+
+@of(distances)
+def half_sq_distances(points: Points) -> Float[Tensor, "m m"]: ...
 
 
 @of(selection)

@@ -8,16 +8,19 @@ vectors, and the points there are weighted sums of endpoints, with grad.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from loopml import ops
 from loopml._types import Pairs
-from loopml.geometry.arcs import kept_unit, nearest_on_arcs, products_of
+from loopml.geometry.arcs import arc_weights, kept_unit, least_square, products_of
 from loopml.geometry.evaluate import normalized, wide
+from loopml.geometry.lengths import is_traced
 from loopml.geometry.gram import (
     grid_corners,
     sample_nearness,
@@ -40,8 +43,43 @@ def rows_of(points: Tensor, rows: Tensor) -> Tensor:
 
 def weighted_sums(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Sums (m, d) of ``points`` at ``rows`` (m, e) times constant ``weights`` (m, e)."""
-    # One op for the gather and the sum, and one for its gradient.
-    return torch.nn.functional.embedding_bag(rows, points, mode="sum", per_sample_weights=weights)
+    # What a compiler or a transform traces, and MPS, has no use for an embedding bag.
+    if is_traced(points) or points.device.type not in ("cpu", "cuda"):
+        return (points[rows] * weights.unsqueeze(-1)).sum(1)
+    sums: Tensor = _WeightedSums.apply(points, rows, weights)  # type: ignore[no-untyped-call,unused-ignore]
+    return sums
+
+
+class _WeightedSums(torch.autograd.Function):
+    """Gather and sum as one op; PyTorch's own gradient of it cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights)
+        ctx.n = len(points)
+        return embedding_bag(rows, points, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: Any, of_sums: Tensor) -> Any:
+        return _Spread.apply(of_sums, *ctx.saved_tensors, ctx.n), None, None  # type: ignore[no-untyped-call,unused-ignore]
+
+
+class _Spread(torch.autograd.Function):
+    """The transpose of weighted sums: (n, d), each sum spread over the rows that it came from."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, rows: Tensor, weights: Tensor, n: int) -> Tensor:
+        ctx.save_for_backward(rows, weights)
+        # A bag of sums for each row, which is faster than adding to the rows by index.
+        row, order = rows.flatten().sort()
+        bags = torch.searchsorted(row, torch.arange(n, device=row.device))
+        sources = order.div(rows.shape[1], rounding_mode="floor")
+        of_bags = weights.flatten()[order]
+        return embedding_bag(sources, sums, bags, mode="sum", per_sample_weights=of_bags)
+
+    @staticmethod
+    def backward(ctx: Any, of_rows: Tensor) -> Any:
+        return _WeightedSums.apply(of_rows, *ctx.saved_tensors), None, None, None  # type: ignore[no-untyped-call,unused-ignore]
 
 
 class Minimum(NamedTuple):
@@ -51,16 +89,27 @@ class Minimum(NamedTuple):
     sq_size: Tensor | float  # square of the numbers that a distance is a difference of
 
 
+class Products(NamedTuple):
+    """The largest inner product of each of r curves with each of c curves, with grad."""
+
+    source: Tensor  # what they are computed from
+    of: Callable[[Tensor, Pairs, Pairs], Tensor]  # from source, rows and columns: (r, c)
+
+
 class Curve(Protocol):
     """A way to join two points.
 
     Attributes:
         translates: whether moving all points alike leaves the scores as they are, so that the
-            search may centre them and lose fewer digits.
+            search needs no more than the distances between the points.
+        on_sphere: whether the curve between two unit vectors stays on the sphere.
     """
 
     @property
     def translates(self) -> bool: ...  # noqa: D102
+
+    @property
+    def on_sphere(self) -> bool: ...  # noqa: D102
 
     def place(self, points: Tensor) -> Tensor:
         """The points (n, d) that the curves join: ``points``, or their directions."""
@@ -74,20 +123,25 @@ class Curve(Protocol):
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """Sums of two endpoints (..., d) with ``weights`` (..., 2) as points with a gradient."""
 
-    def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
-        """The largest inner product of each row curve with each column curve (r, c), with grad."""
+    def products(self, points: Tensor) -> Products:
+        """The largest inner products of curves."""
 
 
 @dataclass(frozen=True)
 class Arcs:
-    """Great-circle arcs between directions."""
+    """Great-circle arcs between directions.
 
-    on_sphere: bool
+    Attributes:
+        of_units: whether the points are unit vectors already.
+    """
+
+    of_units: bool
     translates: bool = False
+    on_sphere: bool = True
 
     def place(self, points: Tensor) -> Tensor:
         """Directions; ``points`` themselves where they are unit vectors already."""
-        return points if self.on_sphere else normalized(points)
+        return points if self.of_units else normalized(points)
 
     def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
         """As :class:`Curve`."""
@@ -95,29 +149,26 @@ class Arcs:
 
     def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """As :class:`Curve`."""
-        products = [
-            products_of(self._middles_and_differences(points, some))
+        # In float32 the rows are of length 1 to 6e-8, by which short arcs would be skew.
+        units = normalized(wide(points))
+        weights = [
+            arc_weights(rows_of(units, some), opposite_square(points.dtype))
             for some in torch.split(rows, max(1, _CHUNK // points.shape[1]))
         ]
-        _, _, (middle, along) = nearest_on_arcs(torch.cat(products), points.dtype)
-        on_ends = torch.stack([middle - along, middle + along], 1)  # (2, 2, m)
-        return Minimum(on_ends.flatten(0, 1).T.to(points.dtype), sq_size=1)
-
-    def _middles_and_differences(self, points: Tensor, rows: Tensor) -> Tensor:
-        """p0 + p1, p1 - p0, q0 + q1, q1 - q0 of the ``points`` at ``rows`` (m, 4): (m, 4, d)."""
-        both = rows.view(-1, 2, 1, 2).expand(-1, 2, 2, 2)  # each curve twice
-        weights = points.new_tensor([[1, 1], [-1, 1]]).expand_as(both)
-        sums = weighted_sums(points, both.reshape(-1, 2), weights.reshape(-1, 2))
-        return sums.view(*rows.shape, points.shape[1])
+        return Minimum(torch.cat(weights).to(points.dtype), sq_size=1)
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`; the gradient is that of points on the sphere."""
         return kept_unit(points)
 
-    def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+    def products(self, points: Tensor) -> Products:
         """As :class:`Curve`."""
-        ends = (rows.first, rows.second, cols.first, cols.second)
-        return arc_cosines(*(wide(points[index]) for index in ends)).to(points.dtype)
+
+        def cosines(units: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+            ends = (rows.first, rows.second, cols.first, cols.second)
+            return arc_cosines(*(units[index] for index in ends)).to(points.dtype)
+
+        return Products(wide(points), cosines)
 
 
 @dataclass(frozen=True)
@@ -125,6 +176,7 @@ class Segments:
     """Straight segments."""
 
     translates: bool = True
+    on_sphere: bool = False
 
     def place(self, points: Tensor) -> Tensor:
         """As :class:`Curve`."""
@@ -145,9 +197,9 @@ class Segments:
         """As :class:`Curve`."""
         return points
 
-    def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+    def products(self, points: Tensor) -> Products:
         """As :class:`Curve`; a product of two segments is bilinear, so largest at ends of both."""
-        return samples(0, normalize=False, similarity=True).products(points, rows, cols)
+        return samples(0, normalize=False, similarity=True).products(points)
 
 
 @dataclass(frozen=True)
@@ -165,6 +217,7 @@ class Samples:
     q_fractions: tuple[float, ...]
     normalize: bool
     similarity: bool
+    on_sphere: bool = False
 
     def start(self) -> Samples:
         """With the first end alone of the first curve."""
@@ -180,7 +233,9 @@ class Samples:
 
     def _at(self, p_fractions: tuple[float, ...]) -> Samples:
         # The compiler of torch 2.4 cannot read dataclasses.replace.
-        return Samples(p_fractions, self.q_fractions, self.normalize, self.similarity)
+        return Samples(
+            p_fractions, self.q_fractions, self.normalize, self.similarity, self.on_sphere
+        )
 
     @property
     def translates(self) -> bool:
@@ -229,15 +284,37 @@ class Samples:
         between = (weights > 0).all(-1, keepdim=True)
         return torch.where(between, kept_unit(points), points)
 
-    def products(self, points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+    def products(self, points: Tensor) -> Products:
         """As :class:`Curve`."""
-        gram = points @ points.T
-        p = sample_terms(gram, rows, self.p_fractions, self.normalize).unsqueeze(-1)
-        q = sample_terms(gram, cols, self.q_fractions, self.normalize).unsqueeze(-2)
-        return sample_scores(grid_corners(gram, rows, cols), p, q, similarity=True)
+
+        def largest(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+            p = sample_terms(gram, rows, self.p_fractions, self.normalize).unsqueeze(-1)
+            q = sample_terms(gram, cols, self.q_fractions, self.normalize).unsqueeze(-2)
+            return sample_scores(grid_corners(gram, rows, cols), p, q, similarity=True)
+
+        corners = self.p_fractions == self.q_fractions == (0.0, 1.0)
+        return Products(points @ points.T, _largest_corners if corners else largest)
 
 
-def samples(n_points: int, *, normalize: bool, similarity: bool) -> Samples:
+def _largest_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+    """The largest product of an end of each row with an end of each column, one end at a time."""
+    of_rows = torch.maximum(gram.index_select(0, rows.first), gram.index_select(0, rows.second))
+    ends = (of_rows.index_select(1, end) for end in (cols.first, cols.second))
+    return torch.maximum(*ends)
+
+
+def opposite_square(dtype: torch.dtype) -> float:
+    """The squared length of a sum of unit vectors under which they are opposite, in a search too.
+
+    A length of 4.7e-5 in float32 and of 8.4e-8 in float64. Rows of float32 know no better where
+    the middle of a shorter sum lies, and the search by a Gram matrix of float64 knows no better.
+    """
+    return 32 * torch.finfo(dtype).eps if dtype == torch.float64 else least_square(dtype)
+
+
+def samples(
+    n_points: int, *, normalize: bool, similarity: bool, on_sphere: bool = False
+) -> Samples:
     """``n_points`` points evenly between the ends, and both ends."""
     fractions = tuple(i / (n_points + 1) for i in range(n_points + 2))
-    return Samples(fractions, fractions, normalize, similarity)
+    return Samples(fractions, fractions, normalize, similarity, on_sphere)

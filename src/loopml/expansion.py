@@ -11,7 +11,7 @@ from loopml._types import SyntheticBatch
 from loopml.curves import Curve, samples
 from loopml.geometry.evaluate import normalized
 from loopml.pairing import PAIRINGS, pair_up
-from loopml.spaces import DOT_PRODUCT, SPHERE, Space
+from loopml.spaces import DOT_PRODUCT, SPHERE, Space, seen_by
 from loopml.synthesis import Synthesizer, on_device_of
 
 
@@ -66,7 +66,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         n_points: int = 2,
         *,
         normalize: bool = True,
-        pairing: str = "all",
+        pairing: str = "auto",
         num_negatives: int | None = 1,
     ) -> None:
         super().__init__()
@@ -130,13 +130,14 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         """
         check_batch(embeddings, labels)
         labels, _ = on_device_of(embeddings, labels, None)
-        pairs = pair_up(self.pairing, embeddings, labels).positives
+        seen = seen_by(LpDistance(), embeddings).detach()
+        pairs = pair_up(self.pairing, embeddings, labels, gram=seen @ seen.T).positives
         first, second = embeddings[pairs.first], embeddings[pairs.second]
         points = []
         for k in range(1, self.n_points + 1):
             fraction = k / (self.n_points + 1)
-            point = (1 - fraction) * first + fraction * second
-            points.append(normalized(point) if self.normalize else point)
+            start, end = (1 - fraction) * first, fraction * second
+            points.append(_direction_between(start, end) if self.normalize else start + end)
         return (
             torch.cat([embeddings, *points]),
             torch.cat([labels, *([pairs.label] * self.n_points)]),
@@ -148,6 +149,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
             self.n_points,
             normalize=self.normalize or space is SPHERE,
             similarity=space is DOT_PRODUCT,
+            on_sphere=space is SPHERE,
         )
 
     def extra_repr(self) -> str:
@@ -156,3 +158,12 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
             f"n_points={self.n_points}, normalize={self.normalize}, pairing={self.pairing!r}, "
             f"num_negatives={self.num_negatives}"
         )
+
+
+def _direction_between(start: Tensor, end: Tensor) -> Tensor:
+    """The direction of ``start + end``, that of ``start`` where the two cancel out: (p, d)."""
+    point = start + end
+    with torch.no_grad():
+        sq, *parts = (x.square().sum(1, keepdim=True) for x in (point, start, end))
+        cancelled = sq <= 32 * torch.finfo(sq.dtype).eps * torch.maximum(*parts)
+    return normalized(torch.where(cancelled, start, point))

@@ -24,12 +24,25 @@ from loopml.synthesis import (
     measure,
     on_device_of,
     points_of,
+    references_of,
     solve,
     stats_of,
 )
 
 # Tuples whose endpoints are measured at once when an index miner returns all of them.
 _CHUNK = 1 << 14
+
+
+# The product of two segments is bilinear, so it is largest at corners. There is no entry in which
+# the nearest points of two curves are others than those of the largest product that a loss reads.
+_CURVES: dict[tuple[Space, str], Curve] = {
+    (SPHERE, "arc"): Arcs(of_units=True),
+    (SPHERE, "segment"): Segments(),
+    (EUCLIDEAN, "arc"): Arcs(of_units=False),
+    (EUCLIDEAN, "segment"): Segments(),
+    (DOT_PRODUCT, "arc"): Arcs(of_units=False),
+    (DOT_PRODUCT, "segment"): samples(0, normalize=False, similarity=True),
+}
 
 
 class LoOpMiner(BaseMiner, Synthesizer):
@@ -102,7 +115,7 @@ class LoOpMiner(BaseMiner, Synthesizer):
         self,
         *,
         geometry: str = "auto",
-        pairing: str = "all",
+        pairing: str = "auto",
         num_negatives: int | None = 1,
         **base_miner_kwargs: Any,
     ) -> None:
@@ -149,13 +162,22 @@ class LoOpMiner(BaseMiner, Synthesizer):
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`forward`, on checked arguments."""
-        references = (None, None) if ref_emb is embeddings else (ref_emb, ref_labels)
-        offset = 0 if ref_emb is embeddings else len(embeddings)
+        references = references_of(embeddings, labels, ref_emb, ref_labels)
+        offset = 0 if references[0] is None else len(embeddings)
         labels, moved = on_device_of(embeddings, labels, references[1])
-        curve = self.curve_in(space_of(self.distance))
-        pairing = pair_up(self.pairing, embeddings, labels, references[0], moved)
+        space = space_of(self.distance)
+        curve = self.curve_in(space)
         with full_precision(embeddings):
             points = points_of(self.distance, curve, embeddings, references[0])
+            pairing = pair_up(
+                self.pairing,
+                embeddings,
+                labels,
+                references[0],
+                moved,
+                gram=points.gram,
+                similarity=space is DOT_PRODUCT,
+            )
             tuples = choose(curve, points, pairing, self.num_negatives)
             rows = torch.split(tuples.negatives.ends(), _CHUNK)
             weights = torch.cat([solve(curve, points, part).weights for part in rows])
@@ -208,12 +230,8 @@ class LoOpMiner(BaseMiner, Synthesizer):
 
     def curve_in(self, space: Space) -> Curve:
         """The curve that joins two points of ``space``."""
-        geometry = self.geometry
-        if geometry == "auto":
-            if space is DOT_PRODUCT:
-                return samples(0, normalize=False, similarity=True)
-            geometry = "segment" if space is EUCLIDEAN else "arc"
-        return Arcs(on_sphere=space is SPHERE) if geometry == "arc" else Segments()
+        geometry = "arc" if space is SPHERE else "segment"
+        return _CURVES[space, geometry if self.geometry == "auto" else self.geometry]
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""

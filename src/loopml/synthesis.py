@@ -9,11 +9,13 @@ from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
 from loopml._types import Pairs, SyntheticBatch
-from loopml.curves import Curve, Minimum, Segments, weighted_sums
-from loopml.geometry.evaluate import distance_between, distance_of
+from loopml._checks import values_readable
+from loopml.curves import Curve, Minimum, opposite_square, weighted_sums
+from loopml.geometry.distances import half_sq_distances
+from loopml.geometry.evaluate import distance_between, distance_of, normalized, wide
 from loopml.geometry.transplant import onto_sphere_at_distance
 from loopml.pairing import Pairing, pair_up
-from loopml.spaces import SPHERE, Space, full_precision, seen_by, space_of
+from loopml.spaces import DOT_PRODUCT, SPHERE, Space, full_precision, seen_by, space_of
 
 
 class Points(NamedTuple):
@@ -21,7 +23,7 @@ class Points(NamedTuple):
 
     seen: Tensor  # (n, d) as the distance sees them, with grad
     placed: Tensor  # (n, d) the points that the curves join
-    gram: Tensor  # (n, n) their inner products for the search, without grad
+    gram: Tensor  # (n, n) inner products of those for the search, or what stands for them; no grad
 
 
 class Negatives(NamedTuple):
@@ -90,19 +92,34 @@ class Synthesizer:
         """The batch with the synthetic negatives that ``distance`` finds hardest."""
         space = space_of(distance)
         curve = self.curve_in(space)
+        ref_emb, ref_labels = references_of(embeddings, labels, ref_emb, ref_labels)
         labels, ref_labels = on_device_of(embeddings, labels, ref_labels)
         with full_precision(embeddings):
             points = points_of(distance, curve, embeddings, ref_emb)
-            pairing = pair_up(self.pairing, embeddings, labels, ref_emb, ref_labels)
+            pairing = pair_up(
+                self.pairing,
+                embeddings,
+                labels,
+                ref_emb,
+                ref_labels,
+                gram=points.gram,
+                similarity=space is DOT_PRODUCT,
+            )
             tuples = choose(curve, points, pairing, self.num_negatives)
             nearest = measure(curve, points, tuples.negatives)
             self._record(points, tuples, nearest)
             anchor = points.seen.index_select(0, tuples.anchor)
             z_p, z_n = (z.index_select(0, tuples.which) for z in nearest[1:3])
             # Points inside the sphere cannot be rotated onto it.
-            inside = space is SPHERE and isinstance(curve, Segments)
+            inside = space is SPHERE and not curve.on_sphere
             transplant = onto_sphere_at_distance if inside else space.transplant
             synthetic = transplant(anchor, z_p, z_n)
+            if space is not DOT_PRODUCT:
+                # Where curves touch the negative is the anchor, to the last bit also after the loss
+                # has normalised both: at a distance of 0, and not of rounding, there is no gradient.
+                touch = (nearest.distance == 0).index_select(0, tuples.which).unsqueeze(1)
+                rows = embeddings.index_select(0, tuples.anchor).to(synthetic.dtype)
+                synthetic = torch.where(touch, rows, synthetic)
         if ref_emb is None or ref_labels is None:
             ref_emb, ref_labels, offset = embeddings, labels, 0
         else:
@@ -116,6 +133,14 @@ class Synthesizer:
             torch.cat([ref_emb, synthetic.to(ref_emb.dtype)]),
             torch.cat([ref_labels, synthetic_labels.to(ref_labels.dtype)]),
         )
+
+
+def references_of(
+    embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The references, or None where they are the batch itself, labels included."""
+    own = ref_emb is embeddings and ref_labels is labels
+    return (None, None) if own else (ref_emb, ref_labels)
 
 
 def on_device_of(
@@ -138,9 +163,30 @@ def points_of(
     seen = seen_by(distance, with_references(embeddings, ref_emb))
     placed = curve.place(seen)
     located = placed.detach()
+    if curve.translates and not distance.normalize_embeddings:
+        return Points(seen, placed, half_sq_distances(located))
     if curve.translates and len(located):
         located = located - located.mean(0)
-    return Points(seen, placed, located @ located.T)
+    gram = located @ located.T
+    if curve.on_sphere and not curve.translates:
+        gram = _with_known_middles(located, gram)
+    return Points(seen, placed, gram)
+
+
+# A sum of unit vectors is 0.05 long at this product of the two. Inner products of float32 know the
+# direction of a shorter one to less than 1e-6.
+_NEARLY_OPPOSITE = 0.05**2 / 2 - 1
+
+
+def _with_known_middles(units: Tensor, gram: Tensor) -> Tensor:
+    """The products of unit vectors, in float64 where the middle of two needs it."""
+    readable = gram.dtype == torch.float32 and values_readable(gram) and gram.numel() > 0
+    if not readable or float(gram.amin()) >= _NEARLY_OPPOSITE:
+        return gram
+    exact = normalized(wide(units))
+    exact = exact @ exact.T
+    # Those that the measure takes for opposite, the search must take for opposite.
+    return exact.masked_fill_(exact < opposite_square(units.dtype) / 2 - 1, -1)
 
 
 @torch.no_grad()
@@ -197,17 +243,24 @@ def solve(curve: Curve, points: Points, rows: Tensor) -> Minimum:
 
 @torch.no_grad()
 def stats_of(
-    points: Points, negatives: Negatives, weights: Tensor, distance: Tensor, m: int
+    points: Points,
+    negatives: Negatives,
+    weights: Tensor,
+    distance: Tensor,
+    m: int,
+    *,
+    from_anchor: bool = False,
 ) -> dict[str, float]:
     """What ``collect_stats`` records of tuples of curves; it reads values, so it syncs a GPU.
 
-    The mean distance to the negative, of the nearest ends and of the curves themselves, and the
-    share of tuples whose nearest points are ends of neither curve.
+    The mean distance to the negative, of the nearest ends (``from_anchor``: of the anchor alone and
+    the nearest end) and of the curves themselves, and the share of tuples whose nearest points are
+    ends of neither curve.
     """
     if m == 0:
         return dict.fromkeys(STATS, 0.0)
     ends = points.placed[negatives.ends()]  # (u, 4, d)
-    p, q = ends[:, :2], ends[:, 2:]
+    p, q = ends[:, : 1 if from_anchor else 2], ends[:, 2:]
     real = distance_between(p.unsqueeze(2), q.unsqueeze(1)).flatten(1).amin(1)
     interior = (weights > 0).all(1)
     means = (real.mean(), distance.mean(), interior.to(real.dtype).mean())

@@ -226,3 +226,14 @@ def arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
         1.414214
     """
     return closest_on_arcs(p0, p1, q0, q1).distance
+
+
+def arc_weights(ends: Tensor, least: float) -> Tensor:
+    """interim: weights (..., 4) of float64 unit endpoints."""
+    vectors = middles_and_differences(ends)
+    half, angles, (middle, along) = nearest_on_arcs(products_of(vectors), torch.float64)
+    on_ends = torch.stack([middle - along, middle + along], -1)  # (2, ..., 2)
+    start, end = (angles <= -half).unsqueeze(-1), (angles >= half).unsqueeze(-1)
+    onehot = on_ends.new_tensor([0.0, 1.0])
+    on_ends = torch.where(start, 1 - onehot, torch.where(end, onehot, on_ends))
+    return on_ends.movedim(0, -2).flatten(-2)

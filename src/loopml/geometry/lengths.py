@@ -51,14 +51,14 @@ class _Length(torch.autograd.Function):
         return x * (of_length / torch.where(length > 0, length, torch.inf)).unsqueeze(-1)
 
 
-def _is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
     """Whether a compiler or a transform looks at what is done to ``x``."""
     return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def direction_of(x: Tensor, least: float) -> Tensor:
     """``x / max(|x|, least)`` along the last axis; a zero vector stays zero, without a gradient."""
-    if _is_traced(x):
+    if is_traced(x):
         length = _norm(x, keepdim=True)
         return x / torch.where(length > 0, length.clamp(min=least), torch.inf)
     unit: Tensor = _Direction.apply(x, least)[0]  # type: ignore[no-untyped-call,unused-ignore]
@@ -67,7 +67,7 @@ def direction_of(x: Tensor, least: float) -> Tensor:
 
 def length_of(x: Tensor) -> Tensor:
     """``|x|`` along the last axis, with a zero gradient at zero."""
-    if _is_traced(x):
+    if is_traced(x):
         return _norm(x)
     length: Tensor = _Length.apply(x)  # type: ignore[no-untyped-call,unused-ignore]
     return length

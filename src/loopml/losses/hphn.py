@@ -13,8 +13,8 @@ from loopml._types import Pairs
 from loopml.curves import Curve, Samples, samples
 from loopml.geometry.evaluate import distance_of
 from loopml.losses.mined import Elements, MinedLoss
-from loopml.pairing import Pairing, pair_up
-from loopml.selection import farthest, largest, smallest_per_group
+from loopml.pairing import Pairing, pair_up, positive_mask
+from loopml.selection import largest, smallest_per_group
 from loopml.spaces import DOT_PRODUCT, space_of
 from loopml.synthesis import (
     STATS,
@@ -122,7 +122,9 @@ class HPHNTripletLoss(MinedLoss):
         if synthesizer is None:
             hardest = _nearest_rows(points.gram, labels, ref_labels)
         else:
-            pairing = pair_up(synthesizer.pairing, embeddings, labels, ref_emb, ref_labels)
+            pairing = pair_up(
+                synthesizer.pairing, embeddings, labels, ref_emb, ref_labels, gram=points.gram
+            )
             if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
                 return None
             if isinstance(curve, Samples):
@@ -140,7 +142,13 @@ class HPHNTripletLoss(MinedLoss):
         if self.collect_stats:
             counted = which[valid]
             picked = nearest.weights[counted], nearest.distance[counted]
-            stats = stats_of(points, negatives.take(counted), *picked, len(counted))
+            stats = stats_of(
+                points,
+                negatives.take(counted),
+                *picked,
+                len(counted),
+                from_anchor=isinstance(curve, Samples),
+            )
             for name, value in stats.items():
                 setattr(self, name, value)
         anchor = torch.arange(len(labels), device=labels.device)
@@ -171,8 +179,12 @@ def _farthest_positive(
     """The index, among all points, of the farthest positive of each row; -1 where it has none."""
     if ref_emb is None:
         return ops.farthest_positives(gram, labels)
-    positives = pair_up("all", embeddings, labels, ref_emb, ref_labels)
-    return farthest(gram, positives.anchor, positives.positive, len(labels))
+    n = len(labels)
+    positives = positive_mask(embeddings, labels, ref_emb, ref_labels)
+    # The square of the anchor itself is the same for all of its positives.
+    farness = gram.diagonal()[n:] - 2 * gram[:n, n:]
+    index = largest(farness, positives, 1)[0].squeeze(1)
+    return torch.where(index < 0, index, index + n)
 
 
 class _Hardest(NamedTuple):

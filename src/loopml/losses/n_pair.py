@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +12,18 @@ from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import Tensor
 
 from loopml._checks import check_nonnegative
+from loopml._types import Pairs
+from loopml.geometry.recompute import recomputed
 from loopml.losses.mined import Elements, MinedLoss
+from loopml.curves import Products
 from loopml.pairing import pair_up
 from loopml.spaces import seen_by, space_of
 from loopml.synthesis import Synthesizer, check_synthesizer, with_references
+
+
+# Similarities of curves in one block: as many as there are inner products of rows, which are kept
+# whole, or this many where there are fewer. A few dozen temporaries of this size live at once.
+_BLOCK = 1 << 16
 
 
 class NPairLoss(MinedLoss):
@@ -50,7 +60,11 @@ class NPairLoss(MinedLoss):
         arcs, shared equally under samples and segments.
 
     Precision:
-        That of the embeddings, at least float32; it stores p x q similarities and their gradient.
+        That of the embeddings, at least float32.
+
+    Memory:
+        The inner products of the rows, n x n, and blocks of the similarities of curves, p x q, which
+        are computed again for the gradient where there is more than one block.
 
     Source:
         Sohn, "Improved deep metric learning with multi-class N-pair loss objective" (NeurIPS 2016),
@@ -102,25 +116,54 @@ class NPairLoss(MinedLoss):
     ) -> Elements | None:
         """One element per positive pair; it counts where there is a negative."""
         synthesizer = self.synthesizer
-        pairing = "all" if synthesizer is None else synthesizer.pairing
-        rows, cols = pair_up(pairing, embeddings, labels, ref_emb, ref_labels)[:2]
+        seen = seen_by(self.distance, with_references(embeddings, ref_emb))
+        located = seen.detach()
+        rows, cols = pair_up(
+            "auto" if synthesizer is None else synthesizer.pairing,
+            embeddings,
+            labels,
+            ref_emb,
+            ref_labels,
+            gram=located @ located.T,
+            similarity=True,
+        )[:2]
         if len(rows.first) == 0 or len(cols.first) == 0:
             return None
-        seen = seen_by(self.distance, with_references(embeddings, ref_emb))
         if synthesizer is None:
-            similarity = seen[rows.first] @ seen[cols.second].T
+            products = Products(seen, _products_of_ends)
         else:
             curve = synthesizer.curve_in(space_of(self.distance))
-            similarity = curve.products(curve.place(seen), rows, cols)
-        positive = (seen[rows.first] * seen[rows.second]).sum(1, keepdim=True)
-        allowed = rows.label.unsqueeze(1) != cols.label  # (r, c)
-        valid = allowed.any(1)
-        # A row without negatives has no finite logsumexp; it is given one, and left out later.
-        excess = (similarity - positive).masked_fill(~allowed & valid.unsqueeze(1), -torch.inf)
-        losses = torch.nn.functional.softplus(excess.logsumexp(1))
+            products = curve.products(curve.place(seen))
+        # Whether there is a negative: the labels of the columns are not all the row's.
+        valid = (rows.label != cols.label.amin()) | (rows.label != cols.label.amax())
+        positive = (seen[rows.first] * seen[rows.second]).sum(1)
+
+        def excess_of(some: slice, source: Tensor, positive: Tensor) -> Tensor:
+            excess = products.of(source, rows.take(some), cols) - positive.unsqueeze(1)
+            # A row without negatives has no finite logsumexp; it keeps one, and is left out later.
+            own = (rows.label[some].unsqueeze(1) == cols.label) & valid[some].unsqueeze(1)
+            return excess.masked_fill(own, -torch.inf).logsumexp(1)
+
+        step = max(1, max(_BLOCK, len(seen) ** 2) // len(cols.first))
+        blocks = [slice(start, start + step) for start in range(0, len(rows.first), step)]
+        # One block is kept as it is.
+        keep = recomputed if len(blocks) > 1 else _called
+        excess = [
+            keep(partial(excess_of, some), products.source, positive[some]) for some in blocks
+        ]
+        losses = torch.nn.functional.softplus(torch.cat(excess))
         offset = 0 if ref_emb is None else len(embeddings)
         return Elements(losses, valid, (rows.first, rows.second - offset), "pos_pair")
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
         return f"l2_reg={self.l2_reg}"
+
+
+def _products_of_ends(seen: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+    """The products of anchors with the second samples of the other curves."""
+    return seen[rows.first] @ seen[cols.second].T
+
+
+def _called(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    return function(*tensors)

@@ -1,0 +1,214 @@
+"""Which rows are joined: every two of a small class, a bounded number of a large one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pytorch_metric_learning import losses
+from pytorch_metric_learning.distances import DotProductSimilarity, LpDistance
+from pytorch_metric_learning.reducers import SumReducer
+from torch import Tensor
+
+from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
+from loopml.pairing import ALL_UP_TO, PARTNERS, own_references, pair_up, positive_mask
+
+DISTANCES: dict[str, Callable[[], Any]] = {
+    "unit": LpDistance,
+    "plain": lambda: LpDistance(normalize_embeddings=False),
+    "product": lambda: DotProductSimilarity(normalize_embeddings=False),
+}
+
+
+def batch(seed: int, labels: np.ndarray, d: int = 6) -> tuple[Tensor, Tensor]:
+    x = np.random.default_rng(seed).normal(size=(len(labels), d))
+    return torch.tensor(x), torch.tensor(labels)
+
+
+def partners_of(x: np.ndarray, labels: np.ndarray, distance: str) -> set[tuple[int, int]]:
+    """Ordered positive pairs by the rule in words, one row at a time."""
+    x = x / np.linalg.norm(x, axis=1, keepdims=True) if distance == "unit" else x
+    pairs = set()
+
+    def farness(i: int) -> float:
+        others = x[labels != labels[i]]
+        if distance == "product":
+            return float(-(others @ x[i]).max())
+        return float(np.linalg.norm(others - x[i], axis=1).min())
+
+    for i in range(len(x)):
+        mates = [j for j in range(len(x)) if labels[j] == labels[i] and j != i]
+        if len(mates) >= ALL_UP_TO:
+            mates = sorted(mates, key=farness)[:PARTNERS]
+        pairs |= {(i, j) for j in mates}
+    return pairs
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("sizes", [(9, 9), (8, 9), (1, 3, 20), (30, 2, 8, 9, 1), (40, 40)])
+def test_large_classes_are_joined_at_their_frontier(sizes: tuple[int, ...], distance: str) -> None:
+    """Each row of a large class is joined with the rows of it that lie nearest to another class."""
+    rng = np.random.default_rng(len(sizes))
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    x, y = batch(1, labels)
+    anchor, positive, _ = LoOpMiner(distance=DISTANCES[distance]())(x, y)
+    mined = list(zip(anchor.tolist(), positive.tolist(), strict=True))
+    assert len(mined) == len(set(mined))
+    assert set(mined) == partners_of(x.numpy(), labels, distance)
+
+
+@given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 24), min_size=2, max_size=5))
+def test_curves_are_bounded(seed: int, sizes: list[int]) -> None:
+    """A class of s rows has s (s - 1) / 2 curves, or at most ``PARTNERS`` s; each of them once."""
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    x, y = batch(seed, labels)
+    found = pair_up("auto", x, y, gram=x @ x.T)
+    pairs = list(zip(found.negatives.first.tolist(), found.negatives.second.tolist(), strict=True))
+    assert len(pairs) == len(set(pairs))
+    for label, size in enumerate(sizes):
+        curves = int((found.negatives.label == label).sum())
+        few = size * (size - 1) // 2 if size <= ALL_UP_TO else PARTNERS * size
+        assert curves == 1 if size == 1 else curves <= few
+        if 1 < size <= ALL_UP_TO:
+            assert curves == few
+    joined = torch.stack([found.positives.first, found.positives.second])[:, found.curve]
+    ends = torch.stack([found.anchor, found.positive])
+    assert torch.equal(joined.sort(0).values, ends.sort(0).values)
+    of_anchor = torch.bincount(found.anchor, minlength=len(labels))
+    wanted = [s - 1 if s <= ALL_UP_TO else PARTNERS for s in np.bincount(labels)[labels]]
+    assert of_anchor.tolist() == wanted
+
+
+SYNTHESIZERS: dict[str, Callable[..., Any]] = {"loop": LoOpMiner, "ee": EmbeddingExpansion}
+
+
+@pytest.mark.parametrize("name", SYNTHESIZERS)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_nothing_changes_while_classes_are_small(name: str, seed: int) -> None:
+    """Up to eight rows of a class "auto" is "all", to the last bit and in the same order."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(4), rng.integers(1, ALL_UP_TO + 1, 4)))
+    x, y = batch(seed, labels)
+    for references in ((), (x.flip(0), y.flip(0))):
+        auto, everything = (
+            (made.synthesize if name == "loop" else made)(x, y, *references)
+            for made in (SYNTHESIZERS[name](pairing=pairing) for pairing in ("auto", "all"))
+        )
+        for one, other in zip(auto, everything, strict=True):
+            pairs = zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]
+            assert all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("sizes", [(12, 17), (9, 3, 1, 30)])
+def test_the_order_of_rows_changes_nothing(sizes: tuple[int, ...]) -> None:
+    """The same triplets in every order of the batch, and the same losses."""
+    rng = np.random.default_rng(3)
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    x, y = batch(2, labels)
+    order = torch.tensor(rng.permutation(len(labels)))
+    triplets = {tuple(t) for t in torch.stack(LoOpMiner()(x, y), 1).tolist()}
+    turned = torch.stack(LoOpMiner()(x[order], y[order]), 1)
+    assert {tuple(t) for t in order[turned].tolist()} == triplets
+    for loss in LOSSES.values():
+        torch.testing.assert_close(loss()(x[order], y[order]), loss()(x, y), rtol=1e-9, atol=1e-9)
+
+
+def summed(loss: Any, synthesizer: Any) -> SyntheticLoss:
+    return SyntheticLoss(loss(reducer=SumReducer()), synthesizer)
+
+
+LOSSES: dict[str, Callable[[], Any]] = {
+    "hphn": lambda: HPHNTripletLoss(reducer=SumReducer()),
+    "hphn loop": lambda: HPHNTripletLoss(reducer=SumReducer(), synthesizer=LoOpMiner()),
+    "hphn ee": lambda: HPHNTripletLoss(reducer=SumReducer(), synthesizer=EmbeddingExpansion()),
+    "triplet loop": lambda: summed(losses.TripletMarginLoss, LoOpMiner()),
+    "triplet ee": lambda: summed(losses.TripletMarginLoss, EmbeddingExpansion()),
+    "ms loop": lambda: summed(losses.MultiSimilarityLoss, LoOpMiner(num_negatives=2)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("classes", [2, 8])
+def test_anchors_in_chunks_sum_to_the_whole_batch(name: str, classes: int) -> None:
+    """With the whole batch as references no row is its own positive, wherever its chunk lies."""
+    labels = np.random.default_rng(0).integers(0, classes, 40)
+    x, y = batch(0, labels)
+    x[7] = x[3]  # one sample twice, in one class
+    y[7] = y[3]
+    x.requires_grad_()
+    loss = LOSSES[name]()
+    whole = loss(x, y)
+    (wanted,) = torch.autograd.grad(whole, x)
+    chunks = [loss(x[s : s + 9], y[s : s + 9], ref_emb=x, ref_labels=y) for s in range(0, 40, 9)]
+    # 1e-9 of values around 100: sums in another order.
+    torch.testing.assert_close(sum(chunks), whole, rtol=1e-9, atol=1e-9)
+    (found,) = torch.autograd.grad(sum(chunks), x)
+    same = [3, 7]  # which of two equal rows has a gradient is open, their sum is not
+    keep = [i for i in range(40) if i not in same]
+    torch.testing.assert_close(found[keep], wanted[keep], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(found[same].sum(0), wanted[same].sum(0), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["n-pair", "n-pair loop", "n-pair ee"])
+def test_n_pair_blocks_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and both gradients of many blocks are those of one."""
+    synthesizer = {"n-pair": None, "n-pair loop": LoOpMiner(), "n-pair ee": EmbeddingExpansion()}
+    loss = NPairLoss(synthesizer=synthesizer[name])
+    x, y = batch(0, np.arange(24) % 2)
+    found = []
+    for block in (1 << 20, 1):
+        monkeypatch.setattr("loopml.losses.n_pair._BLOCK", block)
+        z = x.clone().requires_grad_()
+        value = loss(z, y)
+        (slope,) = torch.autograd.grad(value, z, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.square().sum(), z)
+        found.append((value, slope, curvature))
+    for one, many in zip(*found, strict=True):
+        torch.testing.assert_close(many, one, rtol=1e-9, atol=1e-9)
+
+
+def test_a_reference_is_the_row_itself_once() -> None:
+    """The one at the row's index before the first; an equal row of another label is a negative."""
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [3.0, 4.0], [0.0, 5.0]])
+    y = torch.tensor([0, 1, 1, 2])
+    ref = torch.tensor([[3.0, 4.0], [3.0, 4.0], [1.0, 2.0], [-0.0, 5.0], [1.0, 2.0]])
+    ref_y = torch.tensor([1, 1, 0, 2, 7])
+    assert own_references(x, y, ref, ref_y).tolist() == [2, 1, 0, 3]
+    mask = positive_mask(x, y, ref, ref_y)
+    assert mask.nonzero().tolist() == [[1, 0], [2, 1]]
+    assert own_references(x, y + 10, ref, ref_y).tolist() == [-1] * 4
+    assert own_references(x, y, ref[:0], ref_y[:0]).tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_rows_are_told_apart(seed: int, dtype: torch.dtype) -> None:
+    """Rows of few small whole numbers, whose sums agree all the time, are equal only if they are."""
+    rng = np.random.default_rng(seed)
+    x, ref = (torch.tensor(rng.integers(-1, 2, (n, 3))).to(dtype) for n in (20, 30))
+    y, ref_y = torch.zeros(20, dtype=torch.int64), torch.zeros(30, dtype=torch.int64)
+    own = own_references(x, y, ref, ref_y)
+    same = (x.unsqueeze(1) == ref).all(2)
+    assert torch.equal(own >= 0, same.any(1))
+    assert all(bool(same[i, j]) for i, j in enumerate(own.tolist()) if j >= 0)
+
+
+@pytest.mark.parametrize("labels_too", [True, False])
+def test_references_with_labels_of_their_own(labels_too: bool) -> None:
+    """The batch as its own references under other labels keeps these, in every loss and miner."""
+    x, y = batch(5, np.arange(12) % 3)
+    other = y if labels_too else y.roll(1)
+    apart = other.clone()
+    for loss in LOSSES.values():
+        value = loss()(x, y, ref_emb=x, ref_labels=other)
+        torch.testing.assert_close(value, loss()(x, y, ref_emb=x.clone(), ref_labels=apart))
+    mean = HPHNTripletLoss(synthesizer=LoOpMiner())(x, y, ref_emb=x, ref_labels=other)
+    torch.testing.assert_close(
+        mean, HPHNTripletLoss(synthesizer=LoOpMiner())(x, y, ref_emb=x.clone(), ref_labels=apart)
+    )
+    anchor, positive, negative = LoOpMiner()(x, y, x, other)
+    assert bool((y[anchor] == other[positive]).all())
+    assert bool((y[anchor] != other[negative]).all())
