@@ -2,7 +2,8 @@
 
 Checks of *values* (NaN, zero vectors, mixed pairs) read the tensor. That is free on the CPU but
 stalls a CUDA stream, so elsewhere they run only where the environment sets
-``LOOPML_CHECK_VALUES=1``. They are skipped inside ``torch.compile`` and ``torch.func``.
+``LOOPML_CHECK_VALUES=1``. They are skipped inside ``torch.compile`` and ``torch.func``. Where they
+are skipped a batch with a value that they refuse is made NaN, without looking.
 """
 
 from __future__ import annotations
@@ -24,15 +25,35 @@ def values_readable(x: Tensor) -> bool:
     return x.device.type == "cpu" or _CHECK_EVERYWHERE
 
 
-def check_floating(name: str, x: object) -> None:
-    """Raise unless ``x`` is a real floating point tensor."""
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(x).__name__}; "
-            "convert it with torch.as_tensor"
-        )
+def kind_of(value: object) -> str:
+    """What ``value`` is, in words: its type, or which class it is instead of an instance."""
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself; call it: {value.__name__}(...)"
+    return type(value).__name__
+
+
+def check_tensor(name: str, x: object) -> Tensor:
+    """Return ``x`` if it is a tensor."""
+    if isinstance(x, Tensor):
+        return x
+    advice = "give the tensor itself"
+    for function, convert in (("as_tensor", torch.tensor), ("stack", torch.stack)):
+        try:
+            convert(x)  # type: ignore[arg-type]
+        except Exception:  # it can be anything at all
+            continue
+        advice = f"convert it with torch.{function}({name})"
+        break
+    raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}; {advice}")
+
+
+def check_floating(name: str, x: object) -> Tensor:
+    """Return ``x`` if it is a real floating point tensor."""
+    x = check_tensor(name, x)
     if not x.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {x.dtype}; use {name}.float()")
+        real = f"torch.view_as_real({name}).flatten(-2)" if x.is_complex() else f"{name}.float()"
+        raise TypeError(f"{name} must be floating point, got {x.dtype}; use {real}")
+    return x
 
 
 def check_finite(name: str, x: Tensor) -> None:
@@ -47,67 +68,160 @@ def check_finite(name: str, x: Tensor) -> None:
         )
 
 
+def _largest(x: Tensor) -> tuple[Tensor, float]:
+    """The largest entry of ``x``, NaN if one is, and the one up to which distances can be squared.
+
+    Both are those of the dtype that squared distances are computed in.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.detach().abs().amax(), math.sqrt(torch.finfo(dtype).max / x.shape[-1]) / 8
+
+
 def check_squares(name: str, x: Tensor) -> None:
     """Raise if squared distances between rows of ``x`` overflow, and values are readable."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    largest = math.sqrt(torch.finfo(dtype).max / x.shape[-1]) / 8
-    if values_readable(x) and x.numel() and not float(x.detach().abs().amax()) <= largest:
+    if not values_readable(x) or x.numel() == 0:
+        return
+    entry, largest = _largest(x)
+    if not float(entry) <= largest:
         check_finite(name, x)
+        advice = f"scale them, as by {name} / {name}.abs().amax()"
+        if x.dtype != torch.float64:
+            advice += f", or use {name}.double()"
         raise ValueError(
             f"{name} must have entries of at most {largest:.0e}, since squared distances are "
-            f"computed in {dtype}, got {float(x.detach().abs().amax()):.0e}; "
-            "scale them or use float64"
+            f"computed in {torch.promote_types(x.dtype, torch.float32)}, got {float(entry):.0e}; "
+            f"{advice}"
         )
 
 
-def check_embeddings(name: str, x: object) -> None:
-    """Raise unless ``x`` is an (n, d) floating point tensor with d >= 1 and usable values."""
-    check_floating(name, x)
-    assert isinstance(x, Tensor)
+def nan_if_unusable(embeddings: Tensor, *others: Tensor | None) -> Tensor:
+    """The embeddings, all NaN if an entry of any of the tensors is one that a check would refuse.
+
+    That is how a value shows which nobody may look at: NaN loses every comparison, so it would be
+    no row's nearest, and the loss of a batch without a nearest is a perfect 0.
+    """
+    for x in (embeddings, *others):
+        if x is not None and x.numel() and not values_readable(x):
+            entry, largest = _largest(x)
+            # A product, for then the gradient is NaN as well; times 1 no bit changes.
+            embeddings = embeddings * torch.where(entry <= largest, 1.0, torch.nan)
+    return embeddings
+
+
+def check_embeddings(name: str, x: object) -> Tensor:
+    """Return ``x`` if it is an (n, d) floating point tensor with d >= 1 and usable values."""
+    x = check_tensor(name, x)
     if x.ndim != 2 or x.shape[1] == 0:
+        if x.ndim == 1 and not x.is_floating_point():
+            advice = f" of {x.dtype}; check the order of the arguments, these look like labels"
+        elif x.ndim == 1:
+            advice = f"; use {name}.unsqueeze(0) for one row, {name}.unsqueeze(1) for one column"
+        elif x.ndim > 2:
+            advice = (
+                f"; use {name}.flatten(1) where the first axis is the batch, "
+                f"{name}.flatten(0, -2) where only the last is not"
+            )
+        else:
+            advice = ""
         raise ValueError(
-            f"{name} must have shape (batch, dim) with dim >= 1, got {tuple(x.shape)}; "
-            f"flatten it with {name}.flatten(1)"
+            f"{name} must have shape (batch, dim) with dim >= 1, got {tuple(x.shape)}{advice}"
         )
+    check_floating(name, x)
     check_squares(name, x)
+    return x
 
 
-def check_labels(name: str, labels: object, embeddings_name: str, n: int) -> None:
-    """Raise unless ``labels`` is an (n,) integer tensor."""
+# Integers that torch has no sort and no searchsorted for.
+_UNSORTED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def _to_integers(labels: Tensor) -> str | None:
+    """The call that makes integers of labels, or None if that would merge some."""
+    if labels.is_complex():
+        return None
+    if labels.is_floating_point() and values_readable(labels) and bool((labels % 1 != 0).any()):
+        return None
+    return ".long()" if labels.is_floating_point() or labels.dtype == torch.bool else ""
+
+
+def check_labels(name: str, labels: object, embeddings_name: str, n: int) -> Tensor:
+    """Return ``labels`` if they are an (n,) integer tensor, in a dtype that torch can sort."""
+    number = (
+        f"number them: {name} = "
+        f"torch.as_tensor(np.unique(np.asarray({name}, str), return_inverse=True)[1]), "
+        "once for the whole data set"
+    )
     if not isinstance(labels, Tensor):
+        try:
+            to_integers = _to_integers(torch.tensor(labels))
+        except Exception:  # it can be anything at all
+            to_integers = None
+        convert = f"convert them with torch.as_tensor({name}){to_integers}"
+        advice = number if to_integers is None else convert
         raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(labels).__name__}; "
-            "convert it with torch.as_tensor"
+            f"{name} must be a torch.Tensor of integers, got {type(labels).__name__}; {advice}"
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {labels.dtype}; use {name}.long()")
     if labels.shape != (n,):
+        if labels.ndim != 1 and labels.numel() == n:
+            advice = f"; use {name}.flatten()"
+        elif labels.ndim == 2:
+            advice = (
+                f", a matrix of {labels.dtype}; check the order of the arguments, {name} come "
+                f"right after {embeddings_name}; if its rows are one-hot, use "
+                f"{name}.int().argmax(1)"
+            )
+        else:
+            advice = ""
         raise ValueError(
             f"{name} must have shape ({n},), one per row of {embeddings_name}, "
-            f"got {tuple(labels.shape)}"
+            f"got {tuple(labels.shape)}{advice}"
         )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        to_integers = _to_integers(labels)
+        advice = number if to_integers is None else f"use {name}{to_integers}"
+        raise TypeError(f"{name} must be integers, got {labels.dtype}; {advice}")
+    if labels.dtype not in _UNSORTED:
+        return labels
+    converted = labels.long()
+    if values_readable(converted) and bool((converted < 0).any()):
+        raise ValueError(
+            f"{name} must be below 2^63, got {labels.dtype} beyond; use {name}.view(torch.int64), "
+            "which keeps them apart"
+        )
+    return converted
 
 
 def check_batch(
     embeddings: object, labels: object, ref_emb: object = None, ref_labels: object = None
-) -> None:
-    """Raise unless the four are what pytorch-metric-learning calls a batch and its references."""
-    check_embeddings("embeddings", embeddings)
-    assert isinstance(embeddings, Tensor)
-    check_labels("labels", labels, "embeddings", len(embeddings))
-    if (ref_emb is None) != (ref_labels is None):
-        given, missing = ("ref_emb", "ref_labels")[:: 1 if ref_labels is None else -1]
-        raise ValueError(f"{given} was given without {missing}; give both or neither")
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return the four if they are what pytorch-metric-learning calls a batch and its references.
+
+    Embeddings are all NaN where a value that could not be read is not usable.
+    """
+    embeddings = check_embeddings("embeddings", embeddings)
+    if labels is None:
+        raise TypeError(
+            "labels must be given, one integer per row of embeddings, got None: tuples are mined "
+            "from labels here and an indices_tuple is not used; for tuples of your own use a loss "
+            "of pytorch_metric_learning itself"
+        )
+    labels = check_labels("labels", labels, "embeddings", len(embeddings))
+    if ref_emb is None and ref_labels is None:
+        return nan_if_unusable(embeddings), labels, None, None
     if ref_emb is None:
-        return
-    check_embeddings("ref_emb", ref_emb)
-    assert isinstance(ref_emb, Tensor)
-    check_labels("ref_labels", ref_labels, "ref_emb", len(ref_emb))
+        raise ValueError("ref_labels was given without ref_emb; give both or neither")
+    own = ref_emb is embeddings
+    ref_emb = check_embeddings("ref_emb", ref_emb)
+    if ref_labels is None:
+        raise ValueError("ref_emb was given without ref_labels; give both or neither")
+    ref_labels = check_labels("ref_labels", ref_labels, "ref_emb", len(ref_emb))
     if ref_emb.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"ref_emb must have as many columns as embeddings, "
             f"got {ref_emb.shape[1]} and {embeddings.shape[1]}"
         )
+    usable = nan_if_unusable(embeddings, None if own else ref_emb)
+    return usable, labels, usable if own else ref_emb, ref_labels
 
 
 def check_endpoints(points: dict[str, Tensor], ndim: int | None = None) -> None:
@@ -118,7 +232,8 @@ def check_endpoints(points: dict[str, Tensor], ndim: int | None = None) -> None:
     for name, x in points.items():
         if x.ndim == 0 or (ndim is not None and x.ndim != ndim):
             wanted = "(..., d)" if ndim is None else "(p, d)"
-            raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}")
+            advice = f"{name}.unsqueeze(0)" if x.ndim < (ndim or 1) else f"{name}.flatten(0, -2)"
+            raise ValueError(f"{name} must have shape {wanted}, got {tuple(x.shape)}; use {advice}")
         if x.shape[-1] != reference.shape[-1] or x.shape[-1] == 0:
             raise ValueError(
                 f"{name} must have as many coordinates (>= 1) as {reference_name}, "
@@ -127,7 +242,7 @@ def check_endpoints(points: dict[str, Tensor], ndim: int | None = None) -> None:
         if x.dtype != reference.dtype:
             raise TypeError(
                 f"{name} must have the dtype of {reference_name}, got {x.dtype} and "
-                f"{reference.dtype}; cast one with .to(dtype)"
+                f"{reference.dtype}; use {name}.to({reference.dtype})"
             )
         check_finite(name, x)
 

@@ -107,7 +107,9 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         Gradient:
             To the ends of both chosen points; of equally near points one is chosen.
         """
-        check_batch(embeddings, labels, ref_emb, ref_labels)
+        embeddings, labels, ref_emb, ref_labels = check_batch(
+            embeddings, labels, ref_emb, ref_labels
+        )
         return self._synthesize(LpDistance(), embeddings, labels, ref_emb, ref_labels)
 
     def expand(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +130,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         Gradient:
             Through every point to both of its ends.
         """
-        check_batch(embeddings, labels)
+        embeddings, labels, _, _ = check_batch(embeddings, labels)
         labels, _ = on_device_of(embeddings, labels, None)
         seen = seen_by(LpDistance(), embeddings).detach()
         pairs = pair_up(self.pairing, embeddings, labels, gram=seen @ seen.T).positives

@@ -152,7 +152,9 @@ class LoOpMiner(BaseMiner, Synthesizer):
             ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
                 the batch does not fit ``pairing="consecutive"``.
         """
-        check_batch(embeddings, labels, ref_emb, ref_labels)
+        embeddings, labels, ref_emb, ref_labels = check_batch(
+            embeddings, labels, ref_emb, ref_labels
+        )
         triplets: tuple[Tensor, Tensor, Tensor] = super().forward(
             embeddings, labels, ref_emb, ref_labels
         )
@@ -225,7 +227,9 @@ class LoOpMiner(BaseMiner, Synthesizer):
             Through the synthetic rows to both endpoints of both curves, with the fractions held
             fixed (envelope theorem); zero through curves that touch.
         """
-        check_batch(embeddings, labels, ref_emb, ref_labels)
+        embeddings, labels, ref_emb, ref_labels = check_batch(
+            embeddings, labels, ref_emb, ref_labels
+        )
         return self._synthesize(self.distance, embeddings, labels, ref_emb, ref_labels)
 
     def curve_in(self, space: Space) -> Curve:

@@ -14,6 +14,7 @@ from pytorch_metric_learning.distances import (
 )
 from torch import Tensor
 
+from loopml._checks import kind_of
 from loopml.geometry.lengths import direction_of
 from loopml.geometry.transplant import along_anchor, onto_plane, onto_sphere
 
@@ -42,7 +43,7 @@ def space_of(distance: object) -> Space:
     if not isinstance(distance, BaseDistance):
         raise TypeError(
             "distance must be an LpDistance, CosineSimilarity or DotProductSimilarity of "
-            f"pytorch_metric_learning, got {type(distance).__name__}"
+            f"pytorch_metric_learning, got {kind_of(distance)}"
         )
     name = type(distance).__name__
     supported = "use LpDistance(p=2), CosineSimilarity or DotProductSimilarity"

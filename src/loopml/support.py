@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 from pytorch_metric_learning import losses
 
+from loopml._checks import kind_of
+
 # Each reads its tuples as entries (anchor, row) of a distance matrix, so that a synthetic row of
 # ref_emb stands for a curve. Subclasses may read them otherwise and are not taken on trust.
 SUPPORTED: frozenset[type] = frozenset(
@@ -69,6 +71,8 @@ REJECTED: Mapping[str, str] = MappingProxyType(
 def check_supported(loss: object) -> None:
     """Raise unless ``loss`` reads the synthetic negatives that it is given."""
     name = type(loss).__name__
+    if isinstance(loss, type):
+        raise TypeError(f"loss must be a loss of pytorch_metric_learning, got {kind_of(loss)}")
     if type(loss) in SUPPORTED:
         if isinstance(loss, losses.TripletMarginLoss) and loss.swap:
             raise ValueError(

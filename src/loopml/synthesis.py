@@ -8,6 +8,7 @@ import torch
 from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
+from loopml._checks import kind_of
 from loopml._types import Pairs, SyntheticBatch
 from loopml._checks import values_readable
 from loopml.curves import Curve, Minimum, opposite_square, weighted_sums
@@ -271,6 +272,5 @@ def check_synthesizer(synthesizer: object, *, optional: bool) -> Any:
     """Return ``synthesizer`` if it is one, or None where that is allowed."""
     if not isinstance(synthesizer, Synthesizer) and not (optional and synthesizer is None):
         choices = "an EmbeddingExpansion or a LoOpMiner" + (", or None" if optional else "")
-        got = synthesizer.__name__ if isinstance(synthesizer, type) else type(synthesizer).__name__
-        raise TypeError(f"synthesizer must be {choices}, got {got}")
+        raise TypeError(f"synthesizer must be {choices}, got {kind_of(synthesizer)}")
     return synthesizer

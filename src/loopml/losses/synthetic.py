@@ -6,15 +6,17 @@ from typing import Any
 
 from pytorch_metric_learning.distances import BaseDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import Tensor
 
-from loopml._checks import check_batch
+from loopml._checks import check_batch, values_readable
+from loopml.losses.mined import MiningLoss, none_of
 from loopml.spaces import comparable, full_precision, space_of
 from loopml.support import check_supported
 from loopml.synthesis import Synthesizer, check_synthesizer
 
 
-class SyntheticLoss(BaseMetricLossFunction):
+class SyntheticLoss(MiningLoss):
     r"""Any supported pytorch-metric-learning tuple loss, on synthetic negatives.
 
     ``SyntheticLoss(loss, synthesizer)(embeddings, labels)`` makes the hard negatives that the
@@ -69,7 +71,7 @@ class SyntheticLoss(BaseMetricLossFunction):
     def forward(
         self,
         embeddings: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         indices_tuple: tuple[Tensor, ...] | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
@@ -78,24 +80,39 @@ class SyntheticLoss(BaseMetricLossFunction):
 
         Args:
             embeddings: (n, d) floating point.
-            labels: (n,) integers.
+            labels: (n,) integers; needed, since the tuples are mined from them.
             indices_tuple: accepted and not used: the tuples are mined here.
             ref_emb: (m, d) references that positives and negatives come from; default: the batch.
             ref_labels: (m,) their labels.
 
         Returns:
-            The inner loss, 0 with a zero gradient where the batch has no tuple.
+            The inner loss, 0 with a zero gradient where the batch has no tuple. NaN where a value
+            is NaN, infinite or too large and nobody can look at it: on CUDA, under
+            ``torch.compile`` and ``torch.func``.
 
         Raises:
-            TypeError: an argument is no tensor of its kind.
-            ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
-                the batch does not fit ``pairing="consecutive"``.
+            TypeError: an argument is no tensor of its kind, or there are no labels.
+            ValueError: shapes do not fit, a value is NaN, infinite or too large to square,
+                references lack labels, or the batch does not fit ``pairing="consecutive"``.
+
+        Warns:
+            UserWarning: once, when two batches in a row have no tuple. A single such batch may be
+                the short last one of an epoch. Only where looking costs nothing: on the CPU,
+                outside ``torch.compile`` and ``torch.func``.
         """
-        check_batch(embeddings, labels, ref_emb, ref_labels)
+        embeddings, labels, ref_emb, ref_labels = check_batch(
+            embeddings, labels, ref_emb, ref_labels
+        )
         distance: BaseDistance = self.loss.distance
         embeddings = comparable(distance, embeddings)
         if len(embeddings) == 0:
             return embeddings.sum()  # the mean of a regulariser would be 0 / 0
         with full_precision(embeddings):
             batch = self.synthesizer._synthesize(distance, embeddings, labels, ref_emb, ref_labels)
-            return self.loss(*batch)
+            if values_readable(embeddings):
+                idle = len(batch.indices_tuple[0]) == 0
+                self._warn_if_idle(idle, embeddings, labels, ref_labels)
+            result = self.loss(*batch)
+        if isinstance(self.loss.reducer, DoNothingReducer):
+            return {name: none_of(embeddings, part) for name, part in result.items()}
+        return result
