@@ -94,14 +94,14 @@ def check_squares(name: str, x: Tensor) -> None:
         )
 
 
-def nan_if_unusable(embeddings: Tensor, *others: Tensor | None) -> Tensor:
+def nan_if_unusable(embeddings: Tensor, *others: Tensor) -> Tensor:
     """The embeddings, all NaN if an entry of any of the tensors is one that a check would refuse.
 
     That is how a value shows which nobody may look at: NaN loses every comparison, so it would be
     no row's nearest, and the loss of a batch without a nearest is a perfect 0.
     """
     for x in (embeddings, *others):
-        if x is not None and x.numel() and not values_readable(x):
+        if x.numel() and not values_readable(x):
             entry, largest = _largest(x)
             # A product, for then the gradient is NaN as well; times 1 no bit changes.
             embeddings = embeddings * torch.where(entry <= largest, 1.0, torch.nan)
@@ -196,8 +196,11 @@ def check_batch(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the four if they are what pytorch-metric-learning calls a batch and its references.
 
-    Embeddings are all NaN where a value that could not be read is not usable.
+    Embeddings are all NaN where a value that could not be read is not usable. References that are
+    the batch itself, labels included, are none.
     """
+    if ref_emb is embeddings and ref_labels is labels:
+        ref_emb = ref_labels = None
     embeddings = check_embeddings("embeddings", embeddings)
     if labels is None:
         raise TypeError(
@@ -210,7 +213,6 @@ def check_batch(
         return nan_if_unusable(embeddings), labels, None, None
     if ref_emb is None:
         raise ValueError("ref_labels was given without ref_emb; give both or neither")
-    own = ref_emb is embeddings
     ref_emb = check_embeddings("ref_emb", ref_emb)
     if ref_labels is None:
         raise ValueError("ref_emb was given without ref_labels; give both or neither")
@@ -220,8 +222,7 @@ def check_batch(
             f"ref_emb must have as many columns as embeddings, "
             f"got {ref_emb.shape[1]} and {embeddings.shape[1]}"
         )
-    usable = nan_if_unusable(embeddings, None if own else ref_emb)
-    return usable, labels, usable if own else ref_emb, ref_labels
+    return nan_if_unusable(embeddings, ref_emb), labels, ref_emb, ref_labels
 
 
 def check_endpoints(points: dict[str, Tensor], ndim: int | None = None) -> None:

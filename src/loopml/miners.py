@@ -24,7 +24,6 @@ from loopml.synthesis import (
     measure,
     on_device_of,
     points_of,
-    references_of,
     solve,
     stats_of,
 )
@@ -164,18 +163,20 @@ class LoOpMiner(BaseMiner, Synthesizer):
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`forward`, on checked arguments."""
-        references = references_of(embeddings, labels, ref_emb, ref_labels)
-        offset = 0 if references[0] is None else len(embeddings)
-        labels, moved = on_device_of(embeddings, labels, references[1])
+        # pytorch-metric-learning hands over the batch itself where there are no references.
+        own = ref_emb is embeddings and ref_labels is labels
+        references = None if own else ref_emb
+        offset = 0 if own else len(embeddings)
+        labels, moved = on_device_of(embeddings, labels, None if own else ref_labels)
         space = space_of(self.distance)
         curve = self.curve_in(space)
         with full_precision(embeddings):
-            points = points_of(self.distance, curve, embeddings, references[0])
+            points = points_of(self.distance, curve, embeddings, references)
             pairing = pair_up(
                 self.pairing,
                 embeddings,
                 labels,
-                references[0],
+                references,
                 moved,
                 gram=points.gram,
                 similarity=space is DOT_PRODUCT,

@@ -105,7 +105,7 @@ def pair_up(
 
     Args:
         pairing: "all" joins every two rows of a class. "auto" does so up to 8 rows of a class; in a
-            larger one it joins each row with the four rows, other than itself, that lie nearest to
+            larger one it joins each row with the two rows, other than itself, that lie nearest to
             another class. "consecutive" joins rows (0, 1), (2, 3), ...
         embeddings: (n, d), read only to find references that are the batch's own rows.
         labels: (n,) in any order, with any class sizes.

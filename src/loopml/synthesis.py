@@ -93,7 +93,6 @@ class Synthesizer:
         """The batch with the synthetic negatives that ``distance`` finds hardest."""
         space = space_of(distance)
         curve = self.curve_in(space)
-        ref_emb, ref_labels = references_of(embeddings, labels, ref_emb, ref_labels)
         labels, ref_labels = on_device_of(embeddings, labels, ref_labels)
         with full_precision(embeddings):
             points = points_of(distance, curve, embeddings, ref_emb)
@@ -134,14 +133,6 @@ class Synthesizer:
             torch.cat([ref_emb, synthetic.to(ref_emb.dtype)]),
             torch.cat([ref_labels, synthetic_labels.to(ref_labels.dtype)]),
         )
-
-
-def references_of(
-    embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The references, or None where they are the batch itself, labels included."""
-    own = ref_emb is embeddings and ref_labels is labels
-    return (None, None) if own else (ref_emb, ref_labels)
 
 
 def on_device_of(
