@@ -216,6 +216,7 @@ def nearest_samples(
     *,
     normalize,
     similarity,
+    unit,
     k,
 ) -> Found: ...
 

@@ -159,12 +159,14 @@ class Samples:
         q_fractions: the same for the second curve.
         normalize: whether points between the ends are divided by their length.
         similarity: whether near means a large inner product or a small distance.
+        on_sphere: whether the rows are unit vectors, or zero, that are compared by distance.
     """
 
     p_fractions: tuple[float, ...]
     q_fractions: tuple[float, ...]
     normalize: bool
     similarity: bool
+    on_sphere: bool = False
 
     def start(self) -> Samples:
         """With the first end alone of the first curve."""
@@ -180,7 +182,9 @@ class Samples:
 
     def _at(self, p_fractions: tuple[float, ...]) -> Samples:
         # The compiler of torch 2.4 cannot read dataclasses.replace.
-        return Samples(p_fractions, self.q_fractions, self.normalize, self.similarity)
+        return Samples(
+            p_fractions, self.q_fractions, self.normalize, self.similarity, self.on_sphere
+        )
 
     @property
     def translates(self) -> bool:
@@ -201,6 +205,7 @@ class Samples:
             self.q_fractions,
             normalize=self.normalize,
             similarity=self.similarity,
+            unit=self.on_sphere,
             k=k,
         )
 
@@ -212,7 +217,14 @@ class Samples:
         ]
         gram = torch.cat(products).permute(1, 2, 0)  # (4, 4, m)
         p, q = (
-            weigh_samples(gram[i, i], gram[i, i + 1], gram[i + 1, i + 1], at, self.normalize)
+            weigh_samples(
+                gram[i, i],
+                gram[i, i + 1],
+                gram[i + 1, i + 1],
+                at,
+                self.normalize,
+                self.on_sphere,
+            )
             for i, at in ((0, self.p_fractions), (2, self.q_fractions))
         )
         nearness = sample_nearness(gram[:2, 2:], p, q, self.similarity)  # (k, l, m)
@@ -237,7 +249,9 @@ class Samples:
         return sample_scores(grid_corners(gram, rows, cols), p, q, similarity=True)
 
 
-def samples(n_points: int, *, normalize: bool, similarity: bool) -> Samples:
+def samples(
+    n_points: int, *, normalize: bool, similarity: bool, on_sphere: bool = False
+) -> Samples:
     """``n_points`` points evenly between the ends, and both ends."""
     fractions = tuple(i / (n_points + 1) for i in range(n_points + 2))
-    return Samples(fractions, fractions, normalize, similarity)
+    return Samples(fractions, fractions, normalize, similarity, on_sphere)

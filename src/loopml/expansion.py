@@ -148,6 +148,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
             self.n_points,
             normalize=self.normalize or space is SPHERE,
             similarity=space is DOT_PRODUCT,
+            on_sphere=space is SPHERE,
         )
 
     def extra_repr(self) -> str:
