@@ -239,6 +239,7 @@ def nearest_samples(
     *,
     normalize,
     similarity,
+    unit,
     k,
 ) -> Found: ...
 

@@ -99,6 +99,6 @@ CURVES = Pairs(torch.tensor([0, 2, 4, 6]), torch.tensor([1, 3, 5, 6]), torch.ten
 def test_ops_are_sound(name: str) -> None:
     """PyTorch's own check of a custom op: schema, fake tensors, autograd registration."""
     points = torch.nn.functional.normalize(batch()[0])
-    options = ([0.0, 0.5], [0.0, 0.5, 1.0], True, False) if name == "nearest_samples" else ()
+    options = ([0.0, 0.5], [0.0, 0.5, 1.0], True, False, True) if name == "nearest_samples" else ()
     op = getattr(torch.ops.loopml, name).default
     torch.library.opcheck(op, (points @ points.T, *CURVES, *CURVES, *options, 2))

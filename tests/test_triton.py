@@ -44,10 +44,14 @@ EVEN = ([0, 1 / 3, 2 / 3, 1], [0, 1 / 3, 2 / 3, 1])
 OPS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "arcs": ("nearest_arcs", ()),
     "segments": ("nearest_segments", ()),
-    "samples": ("nearest_samples", (*EVEN, False, False)),
-    "directions": ("nearest_samples", ([0, 1 / 3, 2 / 3], [0, 0.25, 0.5, 0.75, 1], True, False)),
-    "products": ("nearest_samples", ([0], [0, 1], False, True)),
-    "cosines": ("nearest_samples", (*EVEN, True, True)),
+    "samples": ("nearest_samples", (*EVEN, False, False, False)),
+    "directions": (
+        "nearest_samples",
+        ([0, 1 / 3, 2 / 3], [0, 0.25, 0.5, 0.75, 1], True, False, False),
+    ),
+    "products": ("nearest_samples", ([0], [0, 1], False, True, False)),
+    "cosines": ("nearest_samples", (*EVEN, True, True, False)),
+    "unit": ("nearest_samples", (*EVEN, True, False, True)),
 }
 every_op = pytest.mark.parametrize("name", OPS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -119,8 +123,8 @@ def check(kernels: ModuleType, name: str, gram: Tensor, rows: Pairs, cols: Pairs
     index, value = run(kernels, name, gram, rows, cols)
     op, options = OPS[name]
     if options:
-        *fractions, normalize, similarity = options
-        keywords = {"normalize": normalize, "similarity": similarity}
+        *fractions, normalize, similarity, unit = options
+        keywords = {"normalize": normalize, "similarity": similarity, "unit": unit}
     else:
         fractions, keywords = [], {}
     c = len(cols.first)
@@ -139,7 +143,7 @@ def check(kernels: ModuleType, name: str, gram: Tensor, rows: Pairs, cols: Pairs
 def points_for(name: str, n: int, dtype: torch.dtype, dim: int = 6) -> Tensor:
     """Random points, on the sphere where the op asks for it."""
     points = torch.randn(n, dim, dtype=torch.float64) + 0.5
-    if name in ("arcs", "cosines"):
+    if name in ("arcs", "cosines", "unit"):
         points = torch.nn.functional.normalize(points)
     return points.to(dtype)
 
@@ -301,7 +305,7 @@ def test_samples_are_points_of_the_pairs(
     points[p[1, 3]] = -points[p[0, 3]]  # a pair whose middle has no direction
     points[q[:, 2]] = points[p[:, 2]]  # the same pair
     rows, cols = Pairs(*p, 0 * p[0]), Pairs(*q, 0 * q[0])
-    row_fractions, col_fractions, normalize, similarity = OPS[name][1]
+    row_fractions, col_fractions, normalize, similarity, _ = OPS[name][1]
 
     def sampled(pairs: Pairs, fractions: list[float]) -> Tensor:
         ends = points.double()[pairs.first], points.double()[pairs.second]
@@ -469,8 +473,8 @@ for dtype in (torch.float32, torch.float64):
         curves = (i, i, i % 2, i, i, i % 2)
         kernels.nearest_arcs(gram, *curves)
         kernels.nearest_segments(gram, *curves)
-        kernels.nearest_samples(gram, *curves, [0, 0.5], [0, 0.5, 1], True, False)
-        kernels.nearest_samples(gram, *curves, [0, 0.5], [0, 0.5, 1], True, True)
+        kernels.nearest_samples(gram, *curves, [0, 0.5], [0, 0.5, 1], True, False, False)
+        kernels.nearest_samples(gram, *curves, [0, 0.5], [0, 0.5, 1], True, True, False)
 for asm in compiled.values():
     offsets = [line for line in asm["ttir"].splitlines() if "addptr" in line]
     wide = sum("xi64>" in line.split(",")[-1] for line in offsets)

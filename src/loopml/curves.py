@@ -211,6 +211,7 @@ class Samples:
         q_fractions: the same for the second curve.
         normalize: whether points between the ends are divided by their length.
         similarity: whether near means a large inner product or a small distance.
+        on_sphere: whether the rows are unit vectors, or zero, that are compared by distance.
     """
 
     p_fractions: tuple[float, ...]
@@ -256,6 +257,7 @@ class Samples:
             self.q_fractions,
             normalize=self.normalize,
             similarity=self.similarity,
+            unit=self.on_sphere,
             k=k,
         )
 
@@ -267,7 +269,14 @@ class Samples:
         ]
         gram = torch.cat(products).permute(1, 2, 0)  # (4, 4, m)
         p, q = (
-            weigh_samples(gram[i, i], gram[i, i + 1], gram[i + 1, i + 1], at, self.normalize)
+            weigh_samples(
+                gram[i, i],
+                gram[i, i + 1],
+                gram[i + 1, i + 1],
+                at,
+                self.normalize,
+                self.on_sphere,
+            )
             for i, at in ((0, self.p_fractions), (2, self.q_fractions))
         )
         nearness = sample_nearness(gram[:2, 2:], p, q, self.similarity)  # (k, l, m)

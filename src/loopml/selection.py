@@ -16,10 +16,10 @@ def largest(scores: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         Indices (b, k), -1 where there is no allowed score left, and scores (b, k), -inf there.
-        Equal scores come in the order of their indices.
+        Equal scores come in the order of their indices, and NaN is never chosen.
     """
     b, c = scores.shape
-    scores = torch.where(allowed, scores, -torch.inf)
+    scores = torch.where(allowed, scores, -torch.inf).nan_to_num(-torch.inf, torch.inf, -torch.inf)
     taken = min(k, c)
     if taken == 0:
         value = scores.new_full((b, k), -torch.inf)
@@ -67,14 +67,17 @@ def farthest(gram: Tensor, anchor: Tensor, positive: Tensor, n: int) -> Tensor:
         n: how many anchors there may be.
 
     Returns:
-        (n,) rows, -1 where a row has no positive; the first of equally far ones.
+        (n,) rows, -1 where a row has no positive; the lowest of equally far ones.
     """
     if len(anchor) == 0:
         return torch.full((n,), -1, device=gram.device)
     # The square of the anchor itself is the same for all of its positives.
     nearness = 2 * gram[anchor, positive] - gram.diagonal()[positive]
-    pair, found = smallest_per_group(nearness, anchor, n)
-    return torch.where(found, positive[pair], -1)
+    least = nearness.new_full((n,), torch.inf).scatter_reduce(0, anchor, nearness, "amin")
+    m = len(gram)
+    row = torch.where(nearness == least[anchor], positive, m)
+    lowest = row.new_full((n,), m).scatter_reduce(0, anchor, row, "amin")
+    return torch.where(lowest < m, lowest, -1)
 
 
 # Numbers in a temporary of one block: 4 MiB of float32.

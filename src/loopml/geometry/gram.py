@@ -8,6 +8,10 @@ that the curve has, so rounding cannot make a curve look nearer than it is (but 
 half a circle, of whose middle a Gram matrix knows few digits), and an edge is computed from the
 three rows it involves alone, so that curves which share their nearest endpoint tie bit for bit.
 
+Formulas of distances alone (segments; samples without ``normalize`` or ``similarity``) do not see
+where the origin is. They take minus half the squared distances of all points, with a zero diagonal,
+as a Gram matrix: each entry is then a difference of its own two rows, and no far row costs digits.
+
 What is known of each curve alone are its *terms*, a tensor (t, ..., p). A score function takes
 ``corner``, the inner products of both ends of one curve with both ends of the other, (2, 2, ...),
 and the terms of both, which broadcast over its trailing axes: so the same code scores a grid of
@@ -25,6 +29,15 @@ from torch import Tensor
 
 from loopml._types import Pairs
 from loopml.geometry.arcs import inverse_length
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The share of the squares of two vectors under which the square of their sum is rounding.
+
+    32 eps: of unit vectors, sums and differences shorter than 2.0e-3 in float32 and 8.4e-8 in
+    float64. What a Gram matrix says of the direction of a shorter one is mostly noise.
+    """
+    return 32 * torch.finfo(dtype).eps
 
 
 def grid_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
@@ -56,19 +69,33 @@ def arc_terms(gram: Tensor, pairs: Pairs) -> Tensor:
     square, cos = gram.diagonal(), gram[pairs.first, pairs.second]
     sq_sum = square[pairs.first] + square[pairs.second]
     sq = torch.stack([sq_sum + 2 * cos, sq_sum - 2 * cos])
-    # Under this a length is rounding, and the endpoints stand for the arc.
-    per = inverse_length(sq, 32 * torch.finfo(gram.dtype).eps)
+    # Without a middle or a direction, the endpoints stand for the arc.
+    per = inverse_length(sq, rounding(gram.dtype))
     per_sin = 2 * per[0] * per[1]
     return torch.cat([per * sq / 2, per, torch.stack([per_sin, cos * per_sin])])
 
 
-def arc_reach(terms: Tensor) -> Tensor:
-    """The least share of its largest score with any point that one end of an arc has: (p,).
+class Reach(NamedTuple):
+    """How products with the points of a curve follow from those with its ends: (p,) each.
 
-    It is cos^2 of half the angle, and 1 for opposite endpoints, which are the whole curve.
+    A point of a curve is a sum of its ends with weights of at least 0, so a product with the point
+    is at most as large as that with one of the ends, times what the weights add up to.
+    """
+
+    share: Tensor  # 1 / the most that weights add up to, squared where scores are squares; under 1
+    spread: Tensor  # 1 / the least that they add up to, which counts for negative products; over 1
+    noise: Tensor  # how many roundings of a product with an end are in one with a point
+
+
+def arc_reach(terms: Tensor) -> Reach:
+    """The reach of arcs, from their terms.
+
+    Weights add up to 1 at the ends and to 1 / cos of half the angle in the middle; opposite
+    endpoints are the whole curve.
     """
     arc = ArcTerms(*terms)
-    return torch.where(arc.per_middle > 0, arc.cos_half * arc.cos_half, 1)
+    share = torch.where(arc.per_middle > 0, arc.cos_half * arc.cos_half, 1)
+    return Reach(share, torch.ones_like(share), arc.per_middle.clamp(min=1))
 
 
 def arc_to_points(first: Tensor, second: Tensor, terms: Tensor) -> Tensor:
@@ -111,7 +138,8 @@ def arc_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
     yx, yy = (y[0] + y[1]) * q.per_middle, (y[1] - y[0]) * q.per_along
     ux = torch.addcmul(xx * xx, xy, xy).addcmul_(yx, yx, value=-1).addcmul_(yy, yy, value=-1)
     uy = torch.addcmul(xx * yx, xy, yy).mul_(2)
-    ux += torch.hypot(ux, uy)
+    # No hypot: its last bit depends on where in memory a number is, and so would ties.
+    ux += torch.addcmul(ux * ux, uy, uy).sqrt_()
     vx, vy = torch.addcmul(xx * ux, yx, uy), torch.addcmul(xy * ux, yy, uy)
     # Positive where a vector is outside of its cone, zero where there is no vector or no cone.
     off_p = torch.addcmul(uy.abs() * p.cos_half, ux, p.sin_half, value=-1)
@@ -138,7 +166,8 @@ def segment_terms(gram: Tensor, pairs: Pairs) -> Tensor:
     sq0, sq1 = square[pairs.first], square[pairs.second]
     sq_length = (sq0 + sq1 - 2 * gram[pairs.first, pairs.second]).clamp(min=0)
     # Under this the length is rounding, and the endpoints stand for the segment.
-    noise = 32 * torch.finfo(gram.dtype).eps * torch.maximum(sq0, sq1)
+    noise = rounding(gram.dtype) * torch.maximum(sq0, sq1)
+    noise = noise.clamp(min=torch.finfo(gram.dtype).tiny)  # whose inverse is a number
     sq_length = torch.where(sq_length > noise, sq_length, 0)
     per_sq_length = torch.where(sq_length > 0, 1 / sq_length, 0)
     return torch.stack(SegmentTerms(sq0, sq1, sq_length, per_sq_length))
@@ -151,6 +180,20 @@ def sq_to_segment(sq_to0: Tensor, sq_to1: Tensor, segment: SegmentTerms) -> Tens
     # To the last bit the distance to an end where that is the nearest.
     mean = torch.addcmul(rest * sq_to0, fraction, sq_to1)
     return mean.addcmul_(fraction.mul_(rest), segment.sq_length, value=-1)
+
+
+def segment_to_points(first: Tensor, second: Tensor, square: Tensor, terms: Tensor) -> Tensor:
+    """Minus the squared distance of a segment to given points.
+
+    Args:
+        first: (...) products of the points with one end.
+        second: (...) products with the other end.
+        square: squares of the points; they broadcast.
+        terms: of the segments; they broadcast.
+    """
+    segment = SegmentTerms(*terms)
+    sq_to = torch.add(segment.sq0 + square, first, alpha=-2)
+    return -sq_to_segment(sq_to, torch.add(segment.sq1 + square, second, alpha=-2), segment)
 
 
 def segment_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
@@ -177,14 +220,19 @@ def segment_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
 
 
 def weigh_samples(
-    sq0: Tensor, inner: Tensor, sq1: Tensor, fractions: Sequence[float], normalize: bool
+    sq0: Tensor,
+    inner: Tensor,
+    sq1: Tensor,
+    fractions: Sequence[float],
+    normalize: bool,
+    unit: bool = False,
 ) -> Tensor:
     """Terms of the points at ``fractions`` between two endpoints: (3, k, p).
 
     The weights of the first endpoint and of the second in each point, and its square.
 
-    An interior point is divided by its length where ``normalize`` says so; one shorter than 1e-12,
-    the threshold of ``torch.nn.functional.normalize``, becomes zero.
+    An interior point is divided by its length where ``normalize`` says so. One without a direction,
+    between opposite endpoints or shorter than rounding can tell, is the first endpoint.
 
     Args:
         sq0: (p,) squares of the first endpoints.
@@ -192,27 +240,48 @@ def weigh_samples(
         sq1: (p,) squares of the second endpoints.
         fractions: k numbers in [0, 1].
         normalize: whether points between the ends are divided by their length.
+        unit: whether endpoints are unit vectors or zero. What is between zero and another is then
+            that endpoint.
     """
     w1 = sq0.new_tensor(fractions).unsqueeze(1)  # (k, 1)
     w0 = 1 - w1
-    sq = (w0 * w0 * sq0 + w1 * w1 * sq1 + 2 * w0 * w1 * inner).clamp(min=0)
-    scale = torch.ones_like(sq)
-    if normalize:
-        per_length = torch.where(sq > 1e-24, sq.clamp(min=1e-24).rsqrt(), 0)
-        scale = torch.where((w1 > 0) & (w1 < 1), per_length, scale)
-    return torch.stack([w0 * scale, w1 * scale, sq * scale * scale])
+    own = w0 * w0 * sq0 + w1 * w1 * sq1
+    sq = own + 2 * w0 * w1 * inner
+    if not normalize:
+        return torch.stack([w0.expand_as(sq), w1.expand_as(sq), sq])
+    between = (w0 > 0) & (w1 > 0)
+    # The threshold is that of arcs where both weights are 1/2.
+    none = sq <= (rounding(sq.dtype) / 2 * own).clamp(min=torch.finfo(sq.dtype).tiny)
+    first, second = between & none, torch.zeros_like(none)
+    if unit:
+        first, second = first | (between & (sq1 == 0)), between & (sq0 == 0) & (sq1 > 0)
+    scale = torch.where(between & ~none, sq, 1).rsqrt()
+    weights = (w0 * scale).masked_fill(first, 1), (w1 * scale).masked_fill(first, 0)
+    w0, w1 = weights[0].masked_fill(second, 0), weights[1].masked_fill(second, 1)
+    square = torch.where(first, sq0, torch.where(second, sq1, sq * scale * scale))
+    return torch.stack([w0, w1, square])
 
 
-def sample_terms(gram: Tensor, pairs: Pairs, fractions: Sequence[float], normalize: bool) -> Tensor:
+def sample_terms(
+    gram: Tensor,
+    pairs: Pairs,
+    fractions: Sequence[float],
+    normalize: bool,
+) -> Tensor:
     """Terms of the points at ``fractions`` of each pair: (3, k, p)."""
     square, inner = gram.diagonal(), gram[pairs.first, pairs.second]
     return weigh_samples(square[pairs.first], inner, square[pairs.second], fractions, normalize)
 
 
-def sample_reach(terms: Tensor) -> Tensor:
-    """The least share of its largest product with any point that one end of a pair has: (p,)."""
-    # At least 1, so that a reach is never negative: the ends themselves are on every curve.
-    return 1 / (terms[0] + terms[1]).amax(0).clamp(min=1)
+def sample_reach(terms: Tensor) -> Reach:
+    """The reach of sampled pairs, from their terms.
+
+    A point between two rows longer than 1 has, normalised, weights that add up to less than 1.
+    """
+    total = terms[0] + terms[1]
+    # The ends are points of every curve.
+    most, least = total.amax(0).clamp(min=1), total.amin(0).clamp(max=1)
+    return Reach(1 / most, 1 / least, most)
 
 
 def samples_to_points(first: Tensor, second: Tensor, terms: Tensor) -> Tensor:
@@ -228,6 +297,27 @@ def samples_to_points(first: Tensor, second: Tensor, terms: Tensor) -> Tensor:
     for k in range(1, len(w0)):
         torch.maximum(best, (first * w0[k]).addcmul_(second, w1[k]), out=best)
     return best
+
+
+def sample_distances_to_points(
+    first: Tensor, second: Tensor, square: Tensor, terms: Tensor
+) -> Tensor:
+    """Minus the least squared distance of the samples of a pair to given points.
+
+    Args:
+        first: (...) products of the points with one end.
+        second: (...) products with the other end.
+        square: squares of the points; they broadcast.
+        terms: of the samples, with their squares; they broadcast.
+    """
+    nearness = [
+        (first * w0).addcmul_(second, w1).mul_(2).sub_(sq)
+        for w0, w1, sq in terms.transpose(0, 1).unbind()
+    ]
+    best: Tensor = nearness[0]
+    for other in nearness[1:]:
+        torch.maximum(best, other, out=best)
+    return best.sub_(square).clamp_(max=0)
 
 
 def sample_nearness(corner: Tensor, p_terms: Tensor, q_terms: Tensor, similarity: bool) -> Tensor:

@@ -42,8 +42,8 @@ def search_all(
     """The ``k`` highest scores of each row over the columns of another label.
 
     Returns:
-        Columns and scores, (r, k); ties go to the lowest column. Where there are fewer than k,
-        column -1 with score -inf.
+        Columns and scores, (r, k); ties go to the lowest column, and NaN is no score. Where there
+        are fewer than k, column -1 with score -inf.
     """
     per_pair = rows.terms[0, ..., :1].numel() * cols.terms[0, ..., :1].numel()
     step = max(1, _BLOCK // max(1, len(cols) * per_pair))
@@ -61,3 +61,25 @@ def joined(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """The results of consecutive blocks as one."""
     index, value = zip(*found, strict=True)
     return torch.cat(index), torch.cat(value)
+
+
+def rows_with_columns(rows: Pairs, cols: Pairs) -> Tensor | None:
+    """Which rows have a column of another label, (r,), or None where all may have.
+
+    Rows without one, as in a batch of a single class, need no scores. To know them takes a look at
+    the values, which would wait for a GPU.
+    """
+    if cols.label.device.type != "cpu" or len(cols.label) == 0:
+        return None
+    least, most = cols.label.aminmax()
+    has = rows.label != least
+    return None if bool(least != most) or bool(has.all()) else has
+
+
+def filled_up(found: tuple[Tensor, Tensor], has: Tensor, missing: float) -> tuple[Tensor, Tensor]:
+    """What was found for the rows in ``has``, with -1 and ``missing`` for the others."""
+    index, value = found
+    shape = len(has), index.shape[1]
+    indices, values = index.new_full(shape, -1), value.new_full(shape, missing)
+    indices[has], values[has] = index, value
+    return indices, values

@@ -3,18 +3,21 @@ r"""The search for the nearest curve alone, which scores few pairs of curves and
 A point y of the column curve from q0 to q1 is ``v0 q0 + v1 q1`` with weights of at least 0. So for
 any point x
 
-.. math:: \langle x, y \rangle \le (v_0 + v_1) \max_j \langle x, q_j \rangle
+.. math:: \langle x, y \rangle \le (v_0 + v_1) \max_j \langle x, q_j \rangle,
 
-where that is positive, and :math:`\le \max_j \langle x, q_j \rangle` elsewhere, since the sum of
-weights is at least 1. A curve can be the nearest only if one of its *ends* comes within that factor
-of the nearest end. There are fewer ends than curves, and their nearness to a curve is simple: score
-them first, and then only the curves of those within reach.
+and for y between the ends of a segment of length L, where the weights add up to 1,
+
+.. math:: \min_j |x - q_j|^2 \le v_0 |x - q_0|^2 + v_1 |x - q_1|^2 = |x - y|^2 + v_0 v_1 L^2
+          \le |x - y|^2 + L^2 / 4.
+
+Either way a curve can be the nearest only if one of its *ends* comes nearly as close as the nearest
+end. There are fewer ends than curves, and their nearness to a curve is simple: score them first,
+and then only the curves of those within reach.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,23 +30,43 @@ from loopml.ops.blocks import Curves, Score, joined, search_all
 _BLOCK = 1 << 18
 # Up to this many pairs of curves, scoring all of them takes fewer calls.
 _FEW = 1 << 13
+# From this many pairs on, a sample of rows says first whether the bounds are of any use.
+_MANY = 1 << 18
+_SAMPLE = 32
 # Scoring a pair of curves from a list takes so many times as long as from a grid.
 _LIST = 7
 
 
-@dataclass(frozen=True)
-class Bound:
-    """What bounds the score of two curves by those of curves and points.
+class Bound(Protocol):
+    """What bounds the scores of row curves with column curves by those with points.
 
-    A score is an inner product, or grows with it through 0.
+    Attributes:
+        least: (2, c) of each column; see :meth:`bar`.
     """
 
-    # The score of curves with points, from the products of both ends with the points, and terms.
-    to_points: Callable[[Tensor, Tensor, Tensor], Tensor]
-    # From terms, the least part of the score of a curve with any point that one of its ends has.
-    reach: Callable[[Tensor], Tensor]
-    # The inner product that a score stands for.
-    product: Callable[[Tensor], Tensor]
+    least: Tensor
+
+    def near(self, rows: Curves) -> Tensor:
+        """The scores of b row curves with all n points: (b, n)."""
+
+    def slack(self, rows: Curves, best: Tensor) -> Tensor:
+        """What rounding can make of a score with a point, where the best one is (b, 1): (b, 1)."""
+
+    def bar(self, best: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+        """Two factors (b, 1) for the two ``least`` of a column.
+
+        An end of the nearest column scores at least the sum of both products.
+        """
+
+    def limit(self, first: Tensor, second: Tensor, slack: Tensor, col: Tensor) -> Tensor:
+        """The most that m pairs of a row and a column score.
+
+        Args:
+            first: (m,) score of the row with the first end of the column.
+            second: (m,) score with its second end.
+            slack: (m,) of the row.
+            col: (m,) which column.
+        """
 
 
 def search_nearest(
@@ -57,27 +80,28 @@ def search_nearest(
     r, n = len(rows), len(gram)
     if r * len(cols) <= _FEW:
         return search_all(gram, rows, cols, score, 1)
-    ends = _Ends(rows, cols, bound.reach(cols.terms), n)
-    # What rounding can make of a product.
-    slack = 32 * torch.finfo(gram.dtype).eps * gram.diagonal().amax()
+    ends = _Ends(rows, cols, bound.least, n)
+    if r * len(cols) > _MANY:
+        sample = slice(0, r, max(1, r // _SAMPLE))
+        if ends.are_many(ends.within_reach(bound, rows.take(sample), sample)[0]):
+            return search_all(gram, rows, cols, score, 1)
     found = []
     step = max(1, _BLOCK // n)
     for start in range(0, r, step):
         block = slice(start, start + step)
         part = rows.take(block)
-        first, second = (gram.index_select(0, end) for end in part.pairs[:2])
-        near = bound.to_points(first, second, part.terms.unsqueeze(-1))
-        best = ends.best_of(near, ends.row_rank[block])
-        row, point = ends.within_reach(near, best, slack)
-        if int(ends.degree[point].sum()) * _LIST > len(part) * len(cols):
+        within, near, best, slack = ends.within_reach(bound, part, block)
+        # What is not a number has no bounds.
+        listed = bool(torch.isfinite(best + slack).all()) and not ends.are_many(within)
+        row, point = within.nonzero(as_tuple=True) if listed else (ends.start[:0],) * 2
+        if not listed or int(ends.degree[point].sum()) * _LIST > len(part) * len(cols):
             found.append(search_all(gram, part, cols, score, 1))
             continue
         row, col = ends.curves_of(row, point)
         # Between its ends a column scores at most what the same weights make of both their scores.
-        curve = cols.take(col)
-        first, second = (bound.product(near[row, end]) for end in curve.pairs[:2])
-        limit = bound.to_points(first, second, curve.terms)
-        (kept,) = (limit >= best[row, 0] - slack).nonzero(as_tuple=True)
+        first, second = (near[row, end[col]] for end in cols.pairs[:2])
+        limit = bound.limit(first, second, slack[row, 0], col)
+        (kept,) = (limit >= best[row, 0]).nonzero(as_tuple=True)
         row, col = row[kept], col[kept]
         p, q = part.take(row), cols.take(col)
         nearness = score(listed_corners(gram, p.pairs, q.pairs), p.terms, q.terms)
@@ -98,22 +122,26 @@ def _best_of_list(
 class _Ends:
     """The points that are ends of column curves, and the curves that they are ends of."""
 
-    def __init__(self, rows: Curves, cols: Curves, reach: Tensor, n: int) -> None:
+    def __init__(self, rows: Curves, cols: Curves, least: Tensor, n: int) -> None:
         point = torch.cat([cols.pairs.first, cols.pairs.second])
         self.curve = point.argsort() % len(cols)
         self.degree = torch.bincount(point, minlength=n)
+        self.used = int(torch.count_nonzero(self.degree))
         self.start = self.degree.cumsum(0) - self.degree
-        self.reach = reach.new_ones(n).scatter_reduce_(0, point, reach.repeat(2), "amin")
-        # Labels as small numbers, which floating point holds exactly; -1 for ends of no curve.
+        self.least = least.new_zeros(2, n).scatter_reduce_(
+            1, point.expand(2, -1), least.repeat(1, 2), "amin", include_self=False
+        )
+        # Labels as their rank among all classes, of which no Gram matrix has more than floating
+        # point counts; -1 for ends of no curve.
         labels = torch.cat([rows.pairs.label, cols.pairs.label])
-        ranks = torch.searchsorted(labels.sort().values, labels).to(reach.dtype)
+        ranks = torch.unique(labels, return_inverse=True)[1].to(least.dtype)
         self.row_rank, col_rank = ranks[: len(rows)], ranks[len(rows) :]
-        self.rank = reach.new_full((n,), -1).index_copy_(0, point, col_rank.repeat(2))
-        self.never = torch.finfo(reach.dtype).max / 4
-        self.unused = reach.new_zeros(n).masked_fill_(self.degree == 0, -self.never)
+        self.rank = least.new_full((n,), -1).index_copy_(0, point, col_rank.repeat(2))
+        self.never = torch.finfo(least.dtype).max / 4
+        self.unused = least.new_zeros(n).masked_fill_(self.degree == 0, -self.never)
 
     def best_of(self, near: Tensor, rank: Tensor) -> Tensor:
-        """The best score of each row with an end of another label.
+        """The best score of each row with an end of another label: (b, 1).
 
         Args:
             near: (b, n) scores of rows with points; those of other points are overwritten.
@@ -122,13 +150,32 @@ class _Ends:
         # Arithmetic instead of a mask, which takes as long as ten of these: 1 where labels agree.
         same = (rank.unsqueeze(1) - self.rank).abs_().neg_().add_(1).clamp_(min=0)
         near.sub_(same, alpha=self.never).add_(self.unused)
-        return near.amax(1, keepdim=True).clamp_(min=-self.never / 2)
+        return near.amax(1, keepdim=True)
 
-    def within_reach(self, near: Tensor, best: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-        """The ends that the nearest curve of each row can have, as rows and points."""
-        bar = torch.addcmul(best.clamp(max=0) - slack, best.clamp(min=0), self.reach)
-        row, point = (near >= bar).nonzero(as_tuple=True)
-        return row, point
+    def within_reach(
+        self, bound: Bound, rows: Curves, block: slice
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Which ends the nearest curve of each row can have, by the row's scores with points.
+
+        Args:
+            bound: the bound.
+            rows: b row curves.
+            block: where among all rows they are.
+
+        Returns:
+            A mask (b, n), the scores (b, n), the best of each row (b, 1) and its slack (b, 1).
+        """
+        near = bound.near(rows)
+        best = self.best_of(near, self.row_rank[block])
+        slack = bound.slack(rows, best)
+        of_first, of_second = bound.bar(best, slack)
+        bar = torch.addcmul(of_first * self.least[0], of_second, self.least[1])
+        # A row without a column of another label has a best end all the same.
+        return near >= bar.clamp_(min=-self.never / 2), near, best, slack
+
+    def are_many(self, within: Tensor) -> bool:
+        """Whether so many ends are within reach that to list them is no use: a quarter of all."""
+        return int(torch.count_nonzero(within)) * 4 > len(within) * self.used
 
     def curves_of(self, row: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
         """Each row with all curves that end in its point, as rows and columns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,19 @@ from torch import Tensor
 
 from loopml._types import Pairs
 from loopml.geometry import gram as scores
-from loopml.ops.blocks import Curves, search_all
+from loopml.ops.blocks import Curves, Score, filled_up, rows_with_columns, search_all
 from loopml.ops.bounds import Bound, search_nearest
 from loopml.ops.cuda import use_kernel
+from loopml.ops.reach import DistanceBound, ProductBound
+from loopml.ops.zeros import (
+    nearest_with_zeros,
+    on_sphere,
+    scored_with_zeros,
+    sq_distance,
+    with_zeros,
+    without_zero_ends,
+    zero_rows,
+)
 from loopml.pairing import all_curves
 from loopml.selection import farthest, largest
 
@@ -25,24 +36,109 @@ _CURVES = (
 _SCHEMA = f"({_CURVES}, SymInt k) -> (Tensor, Tensor)"
 _SAMPLES_SCHEMA = (
     f"({_CURVES}, float[] row_fractions, float[] col_fractions, bool normalize, "
-    "bool similarity, SymInt k) -> (Tensor, Tensor)"
+    "bool similarity, bool unit, SymInt k) -> (Tensor, Tensor)"
 )
-
-
-_ARC_BOUND = Bound(scores.arc_to_points, scores.arc_reach, scores.root)
-_SAMPLE_BOUND = Bound(scores.samples_to_points, scores.sample_reach, lambda product: product)
 
 # Up to this many rows, a matrix of all pairs takes fewer calls than a list of the positive ones.
 _FEW = 256
 
+Terms = Callable[[Tensor, Pairs], Tensor]  # of curves, from the Gram matrix
 
-def _with_terms(
-    rows: Pairs, cols: Pairs, terms: Callable[[Pairs], Tensor]
-) -> tuple[Curves, Curves]:
-    """Both with their terms, computed once where they are the same curves."""
-    q = terms(cols)
-    p = q if rows.first is cols.first and rows.second is cols.second else terms(rows)
-    return Curves(rows, p), Curves(cols, q)
+
+@dataclass(frozen=True)
+class Kind:
+    """What a search has to know of a kind of curve."""
+
+    row_terms: Terms
+    col_terms: Terms
+    score: Score
+    # The bounds for the columns, where there are any.
+    bound: Callable[[Tensor, Curves], Bound] | None
+    # The score of an inner product, where curves join unit vectors and zero rows.
+    of_product: Callable[[Tensor], Tensor] | None = None
+
+
+def _search(gram: Tensor, rows: Pairs, cols: Pairs, kind: Kind, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` highest scores of each row, as of :func:`search_all`.
+
+    Zero rows are looked after for k > 1; the nearest one is compared with them afterwards.
+    """
+    has = rows_with_columns(rows, cols)
+    if has is not None:
+        return filled_up(_search(gram, rows.take(has), cols, kind, k), has, -torch.inf)
+    zero = None if k == 1 or kind.of_product is None else zero_rows(gram)
+    if zero is not None and kind.of_product is not None:
+        rows, row_zero = without_zero_ends(rows, zero)
+        cols, col_zero = without_zero_ends(cols, zero)
+        p = with_zeros(Curves(rows, kind.row_terms(gram, rows)), row_zero)
+        q = with_zeros(Curves(cols, kind.col_terms(gram, cols)), col_zero)
+        return search_all(gram, p, q, scored_with_zeros(kind.score, kind.of_product), k)
+    q = Curves(cols, kind.col_terms(gram, cols))
+    # Computed once where they are the same curves.
+    same = rows.first is cols.first and rows.second is cols.second
+    same = same and kind.row_terms is kind.col_terms
+    p = Curves(rows, q.terms if same else kind.row_terms(gram, rows))
+    if k == 1 and kind.bound is not None and len(cols.first):
+        return search_nearest(gram, p, q, kind.score, kind.bound(gram, q))
+    return search_all(gram, p, q, kind.score, k)
+
+
+_ARCS = Kind(
+    scores.arc_terms,
+    scores.arc_terms,
+    scores.arc_scores,
+    partial(
+        ProductBound,
+        to_points=scores.arc_to_points,
+        reach=scores.arc_reach,
+        product=scores.root,
+    ),
+    torch.square,
+)
+_SEGMENTS = Kind(
+    scores.segment_terms,
+    scores.segment_terms,
+    scores.segment_scores,
+    partial(DistanceBound, to_points=scores.segment_to_points),
+)
+
+
+def _samples(
+    row_fractions: Sequence[float],
+    col_fractions: Sequence[float],
+    normalize: bool,
+    similarity: bool,
+    unit: bool,
+) -> Kind:
+    """The kind of samples at these fractions. On the sphere a near point is a large product."""
+    products = similarity or on_sphere(normalize, similarity, unit)
+    bound: Callable[[Tensor, Curves], Bound] | None = None
+    # Bounds see a curve through its two ends.
+    if {0.0, 1.0} <= set(col_fractions):
+        if products:
+            bound = partial(
+                ProductBound, to_points=scores.samples_to_points, reach=scores.sample_reach
+            )
+        elif not normalize:
+            bound = partial(DistanceBound, to_points=scores.sample_distances_to_points)
+    row_terms, col_terms = (
+        partial(_sample_terms, fractions=fractions, normalize=normalize, products=products)
+        for fractions in (row_fractions, col_fractions)
+    )
+    return Kind(
+        row_terms,
+        row_terms if list(row_fractions) == list(col_fractions) else col_terms,
+        partial(scores.sample_scores, similarity=products),
+        bound,
+        None if similarity or not products else torch.clone,
+    )
+
+
+def _sample_terms(
+    gram: Tensor, pairs: Pairs, fractions: Sequence[float], normalize: bool, products: bool
+) -> Tensor:
+    # Products need no squares.
+    return scores.sample_terms(gram, pairs, fractions, normalize)[: 2 if products else 3]
 
 
 @torch.library.custom_op("loopml::nearest_arcs", mutates_args=(), schema=_SCHEMA)
@@ -56,13 +152,13 @@ def _nearest_arcs(
     col_label: Tensor,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    pairs = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-    rows, cols = _with_terms(*pairs, partial(scores.arc_terms, gram))
-    if k == 1:
-        index, sq = search_nearest(gram, rows, cols, scores.arc_scores, _ARC_BOUND)
-    else:
-        index, sq = search_all(gram, rows, cols, scores.arc_scores, k)
-    return index, -scores.root(sq)
+    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+
+    def search(rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
+        index, sq = _search(gram, rows, cols, _ARCS, k)
+        return index, -scores.root(sq)
+
+    return nearest_with_zeros(gram, rows, cols, search) if k == 1 else search(rows, cols)
 
 
 @torch.library.custom_op("loopml::nearest_segments", mutates_args=(), schema=_SCHEMA)
@@ -76,9 +172,8 @@ def _nearest_segments(
     col_label: Tensor,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    pairs = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-    rows, cols = _with_terms(*pairs, partial(scores.segment_terms, gram))
-    index, score = search_all(gram, rows, cols, scores.segment_scores, k)
+    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    index, score = _search(gram, rows, cols, _SEGMENTS, k)
     return index, -score
 
 
@@ -95,37 +190,26 @@ def _nearest_samples(
     col_fractions: Sequence[float],
     normalize: bool,
     similarity: bool,
+    unit: bool,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    # Bounds are for inner products, and see a curve through its two ends. Between unit vectors a
-    # small distance is a large product.
-    on_sphere = normalize and not similarity and _are_unit(gram.diagonal())
-    used = 2 if similarity or on_sphere else 3
-    rows, cols = (
-        Curves(pairs, scores.sample_terms(gram, pairs, fractions, normalize)[:used])
-        for pairs, fractions in (
-            (Pairs(row_first, row_second, row_label), row_fractions),
-            (Pairs(col_first, col_second, col_label), col_fractions),
-        )
-    )
-    score = partial(scores.sample_scores, similarity=similarity or on_sphere)
-    if k == 1 and (similarity or on_sphere) and {0.0, 1.0} <= set(col_fractions):
-        index, value = search_nearest(gram, rows, cols, score, _SAMPLE_BOUND)
-    else:
-        index, value = search_all(gram, rows, cols, score, k)
-    return index, (2 - 2 * value).clamp(min=0) if on_sphere else -value
+    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    kind = _samples(row_fractions, col_fractions, normalize, similarity, unit)
 
+    def search(rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
+        index, score = _search(gram, rows, cols, kind, k)
+        return index, -score
 
-def _are_unit(square: Tensor) -> bool:
-    return bool(((square - 1).abs() < 1e-3).all())
+    if not on_sphere(normalize, similarity, unit):
+        return search(rows, cols)
+    found = nearest_with_zeros(gram, rows, cols, search) if k == 1 else search(rows, cols)
+    return found[0], sq_distance(found[1])
 
 
 @_nearest_arcs.register_fake
 @_nearest_segments.register_fake
-def _(gram: Tensor, row_first: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-    k = args[-1]
-    assert isinstance(k, int)
-    shape = (row_first.shape[0], k)
+def _(gram: Tensor, row_first: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    shape = (row_first.shape[0], args[-1])  # the last may be a symbol
     return row_first.new_empty(shape), gram.new_empty(shape)
 
 
@@ -164,6 +248,14 @@ def _op(op: Any, gram: Tensor) -> Callable[..., Any]:
     return chosen
 
 
+def _width(k: int, cols: Pairs) -> int:
+    """How many columns to find: no row has more than there are, and -1 needs a place."""
+    c = cols.first.shape[0]
+    # Not min and max, which would fix a symbol to a number.
+    width: int = torch.sym_min(k, torch.sym_max(1, c))  # type: ignore[no-untyped-call,unused-ignore]
+    return width
+
+
 @torch.no_grad()
 def farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
     """The farthest other row of its label that each row has, in Euclidean distance.
@@ -173,7 +265,7 @@ def farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
         labels: (n,).
 
     Returns:
-        (n,) rows, -1 where there is none; the first of equally far ones.
+        (n,) rows, -1 where there is none; the lowest of equally far ones.
     """
     found: Tensor = _op(_farthest_positives, gram)(gram, labels)
     return found
@@ -183,16 +275,19 @@ def farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
 def nearest_arcs(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest arcs of another label; values are minus the largest inner product.
 
+    An arc that starts or ends in a zero row is its two ends. A zero row is at distance 1 from every
+    unit vector and 0 from another zero row, so it has the products 1/2 and 1 with them.
+
     Args:
-        gram: (n, n) inner products of unit vectors.
+        gram: (n, n) inner products of unit vectors, or zero rows.
         rows: r arcs.
         cols: c arcs.
-        k: how many of them to find for each row.
+        k: how many of them to find for each row, at most c.
 
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    found: tuple[Tensor, Tensor] = _op(_nearest_arcs, gram)(gram, *rows, *cols, k)
+    found: tuple[Tensor, Tensor] = _op(_nearest_arcs, gram)(gram, *rows, *cols, _width(k, cols))
     return found
 
 
@@ -201,15 +296,16 @@ def nearest_segments(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tupl
     """The ``k`` nearest segments of another label; values are squared distances.
 
     Args:
-        gram: (n, n) inner products; those of centred points lose the fewest digits.
+        gram: (n, n) inner products, of points around any origin: minus half their squared distances
+            with a zero diagonal serve as well, and lose no digits to rows that are far away.
         rows: r segments.
         cols: c segments.
-        k: how many of them to find for each row.
+        k: how many of them to find for each row, at most c.
 
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    found: tuple[Tensor, Tensor] = _op(_nearest_segments, gram)(gram, *rows, *cols, k)
+    found: tuple[Tensor, Tensor] = _op(_nearest_segments, gram)(gram, *rows, *cols, _width(k, cols))
     return found
 
 
@@ -223,12 +319,14 @@ def nearest_samples(
     *,
     normalize: bool,
     similarity: bool,
+    unit: bool = False,
     k: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest pairs of another label, by their nearest sampled points.
 
     Args:
-        gram: (n, n) inner products.
+        gram: (n, n) inner products; without ``normalize`` and ``similarity`` of points around any
+            origin, as for :func:`nearest_segments`.
         rows: r pairs.
         cols: c pairs.
         row_fractions: where on each row pair its points lie, 0 its first row and 1 its second.
@@ -236,11 +334,16 @@ def nearest_samples(
         normalize: whether points between the ends are divided by their length.
         similarity: whether near is a large inner product (the value is minus it) or a small squared
             distance (the value).
-        k: how many pairs to find for each row.
+        unit: whether the points are unit vectors, or zero rows, and compared as they are: then a
+            small distance between normalised points is found by inner products. A zero row is at
+            distance 1 from every unit vector, and a pair with one is its two ends.
+        k: how many pairs to find for each row, at most as many as there are columns.
 
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    options = list(row_fractions), list(col_fractions), normalize, similarity
-    found: tuple[Tensor, Tensor] = _op(_nearest_samples, gram)(gram, *rows, *cols, *options, k)
+    options = list(row_fractions), list(col_fractions), normalize, similarity, unit
+    found: tuple[Tensor, Tensor] = _op(_nearest_samples, gram)(
+        gram, *rows, *cols, *options, _width(k, cols)
+    )
     return found

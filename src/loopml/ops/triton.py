@@ -21,6 +21,7 @@ from torch import Tensor
 
 from loopml._types import Pairs
 from loopml.geometry.gram import arc_terms, sample_terms, segment_terms
+from loopml.ops.zeros import nearest_with_zeros, on_sphere, sq_distance
 
 # A program's tile. Few rows, because a batch of 128 has few row curves for a hundred processors;
 # many columns, because neighbouring columns share their first row and read the second in order.
@@ -217,9 +218,12 @@ def _launch(
 
 def nearest_arcs(gram: Tensor, *curves: Tensor) -> tuple[Tensor, Tensor]:
     """``loopml::nearest_arcs`` for k = 1."""
-    rows, cols = Pairs(*curves[:3]), Pairs(*curves[3:])
-    p, q = arc_terms(gram, rows), arc_terms(gram, cols)
-    return _launch("arcs", gram, rows, cols, p, q)
+
+    def search(rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
+        p, q = arc_terms(gram, rows), arc_terms(gram, cols)
+        return _launch("arcs", gram, rows, cols, p, q)
+
+    return nearest_with_zeros(gram, Pairs(*curves[:3]), Pairs(*curves[3:]), search)
 
 
 def nearest_segments(gram: Tensor, *curves: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,10 +245,19 @@ def nearest_samples(
     col_fractions: Sequence[float],
     normalize: bool,
     similarity: bool,
+    unit: bool,
 ) -> tuple[Tensor, Tensor]:
     """``loopml::nearest_samples`` for k = 1."""
     rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-    p = sample_terms(gram, rows, row_fractions, normalize)
-    q = sample_terms(gram, cols, col_fractions, normalize)
-    kind = "products" if similarity else "distances"
-    return _launch(kind, gram, rows, cols, p, q, (len(row_fractions), len(col_fractions)))
+    directions = on_sphere(normalize, similarity, unit)
+    kind = "products" if similarity or directions else "distances"
+
+    def search(rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
+        p = sample_terms(gram, rows, row_fractions, normalize)
+        q = sample_terms(gram, cols, col_fractions, normalize)
+        return _launch(kind, gram, rows, cols, p, q, (len(row_fractions), len(col_fractions)))
+
+    if not directions:
+        return search(rows, cols)
+    index, value = nearest_with_zeros(gram, rows, cols, search)
+    return index, sq_distance(value)

@@ -1,0 +1,107 @@
+"""The bounds: of inner products by those with the ends, and of distances by those to the ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from loopml.geometry.gram import Reach, SegmentTerms, segment_terms, sq_to_segment
+from loopml.ops.blocks import Curves
+
+# What rounding makes of a score that is a sum of a few products of numbers of size 1.
+_ROUNDINGS = 32
+
+
+class ProductBound:
+    """Of scores that are inner products, or grow with them through 0."""
+
+    def __init__(
+        self,
+        gram: Tensor,
+        cols: Curves,
+        to_points: Callable[[Tensor, Tensor, Tensor], Tensor],
+        reach: Callable[[Tensor], Reach],
+        product: Callable[[Tensor], Tensor] = lambda score: score,
+    ) -> None:
+        """Bounds for the columns ``cols``.
+
+        Args:
+            gram: (n, n) inner products.
+            cols: the columns.
+            to_points: the score of curves with points, from the products of both ends and terms.
+            reach: the reach of curves, from their terms.
+            product: the inner product that a score stands for.
+        """
+        self._gram, self._terms = gram, cols.terms
+        self._to_points, self._reach, self._product = to_points, reach, product
+        share, spread, self._noise = reach(cols.terms)
+        self.least = torch.stack([share, -spread])
+        eps = torch.finfo(gram.dtype).eps
+        self._rounding = _ROUNDINGS * eps * gram.diagonal().amax()
+
+    def near(self, rows: Curves) -> Tensor:
+        """As :class:`Bound`."""
+        first, second = (self._gram.index_select(0, end) for end in rows.pairs[:2])
+        return self._to_points(first, second, rows.terms.unsqueeze(-1))
+
+    def slack(self, rows: Curves, best: Tensor) -> Tensor:
+        """As :class:`Bound`."""
+        return (self._rounding * self._reach(rows.terms).noise).unsqueeze(1)
+
+    def bar(self, best: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+        """As :class:`Bound`."""
+        return best.clamp(min=0), slack - best.clamp(max=0)
+
+    def limit(self, first: Tensor, second: Tensor, slack: Tensor, col: Tensor) -> Tensor:
+        """As :class:`Bound`."""
+        most = self._to_points(
+            self._product(first), self._product(second), self._terms.index_select(-1, col)
+        )
+        return most.addcmul_(slack, self._noise[col])
+
+
+class DistanceBound:
+    """Of scores that are minus the squared distance of points on two segments."""
+
+    def __init__(
+        self,
+        gram: Tensor,
+        cols: Curves,
+        to_points: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    ) -> None:
+        """Bounds for the columns ``cols``.
+
+        Args:
+            gram: (n, n) inner products.
+            cols: the columns.
+            to_points: the score of curves with points, from the products of both ends, the squares
+                of the points, and terms.
+        """
+        self._gram, self._to_points = gram, to_points
+        self._segments = segment_terms(gram, cols.pairs)
+        self._eps = _ROUNDINGS * torch.finfo(gram.dtype).eps
+        self._sq_size = gram.diagonal().amax()
+        sq_length = SegmentTerms(*self._segments).sq_length
+        self.least = torch.stack([torch.ones_like(sq_length), -(0.25 + self._eps) * sq_length])
+
+    def near(self, rows: Curves) -> Tensor:
+        """As :class:`Bound`."""
+        first, second = (self._gram.index_select(0, end) for end in rows.pairs[:2])
+        return self._to_points(first, second, self._gram.diagonal(), rows.terms.unsqueeze(-1))
+
+    def slack(self, rows: Curves, best: Tensor) -> Tensor:
+        """As :class:`Bound`."""
+        # Of differences of the points' squares, and of the distances themselves.
+        sq_length = SegmentTerms(*segment_terms(self._gram, rows.pairs)).sq_length
+        return self._eps * (self._sq_size + sq_length.unsqueeze(1) - best)
+
+    def bar(self, best: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+        """As :class:`Bound`."""
+        return best - slack, torch.ones_like(best)
+
+    def limit(self, first: Tensor, second: Tensor, slack: Tensor, col: Tensor) -> Tensor:
+        """As :class:`Bound`."""
+        segment = SegmentTerms(*self._segments.index_select(-1, col))
+        return slack + self._eps * segment.sq_length - sq_to_segment(-first, -second, segment)
