@@ -88,7 +88,7 @@ def mean_distance(gram: Tensor, labels: Tensor, joined: Tensor) -> tuple[float, 
 
 
 def batches() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Random and clustered unit vectors, and the pixels of glyphs with their script as the class."""
+    """Random and clustered unit vectors, and pixels of glyphs whose class is their script."""
     glyphs = np.load(GLYPHS)
     scripts, sizes = np.unique(glyphs["script"], return_counts=True)
     for n, classes, dim in SHAPES:

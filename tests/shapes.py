@@ -165,7 +165,10 @@ def all_curves(labels: Labels) -> tuple: ...
 
 @of(pairing)
 def own_references(
-    embeddings: Batch, labels: Labels, ref_emb: Float[Tensor, "m d"], ref_labels: Integer[Tensor, "m"]
+    embeddings: Batch,
+    labels: Labels,
+    ref_emb: Float[Tensor, "m d"],
+    ref_labels: Integer[Tensor, "m"],
 ) -> Int64[Tensor, "n"]: ...
 
 

@@ -177,10 +177,10 @@ def test_points_come_nearer_than_rows() -> None:
 
 
 def test_default_options() -> None:
-    """Two points, normalised, every pair, one negative; only the first is positional."""
+    """Two points, normalised, bounded pairs, one negative; only the first is positional."""
     parameters = inspect.signature(EmbeddingExpansion).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    assert defaults == {"n_points": 2, "normalize": True, "pairing": "all", "num_negatives": 1}
+    assert defaults == {"n_points": 2, "normalize": True, "pairing": "auto", "num_negatives": 1}
     assert isinstance(EmbeddingExpansion(), torch.nn.Module)
     assert not list(chain(EmbeddingExpansion().parameters(), EmbeddingExpansion().buffers()))
 

@@ -249,10 +249,10 @@ def test_a_shard_mines_its_share(num_negatives: int | None) -> None:
 
 
 def test_in_a_cross_batch_memory() -> None:
-    """CrossBatchMemory(loss, miner=LoOpMiner()) equals brute force over its memory, full or not."""
+    """CrossBatchMemory(loss, miner=LoOpMiner(pairing="all")) equals brute force over its memory, full or not."""
     loss = losses.TripletMarginLoss(margin=2)
     size, per_batch = 14, 6
-    memory = losses.CrossBatchMemory(loss, 4, memory_size=size, miner=LoOpMiner())
+    memory = losses.CrossBatchMemory(loss, 4, memory_size=size, miner=LoOpMiner(pairing="all"))
     stored, stored_labels = np.zeros((size, 4)), np.zeros(size, dtype=int)
     for step in range(4):
         x = rows(step, per_batch)

@@ -186,7 +186,7 @@ def test_a_reference_is_the_row_itself_once() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_rows_are_told_apart(seed: int, dtype: torch.dtype) -> None:
-    """Rows of few small whole numbers, whose sums agree all the time, are equal only if they are."""
+    """Rows of small whole numbers, whose sums often agree, are equal only if they are."""
     rng = np.random.default_rng(seed)
     x, ref = (torch.tensor(rng.integers(-1, 2, (n, 3))).to(dtype) for n in (20, 30))
     y, ref_y = torch.zeros(20, dtype=torch.int64), torch.zeros(30, dtype=torch.int64)

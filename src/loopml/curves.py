@@ -20,7 +20,6 @@ from loopml import ops
 from loopml._types import Pairs
 from loopml.geometry.arcs import arc_weights, kept_unit, least_square, products_of
 from loopml.geometry.evaluate import normalized, wide
-from loopml.geometry.lengths import is_traced
 from loopml.geometry.gram import (
     grid_corners,
     sample_nearness,
@@ -28,6 +27,7 @@ from loopml.geometry.gram import (
     sample_terms,
     weigh_samples,
 )
+from loopml.geometry.lengths import is_traced
 from loopml.geometry.pairwise import arc_cosines
 from loopml.geometry.segments import nearest_on_segments
 

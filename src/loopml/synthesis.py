@@ -8,9 +8,8 @@ import torch
 from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
-from loopml._checks import kind_of
+from loopml._checks import kind_of, values_readable
 from loopml._types import Pairs, SyntheticBatch
-from loopml._checks import values_readable
 from loopml.curves import Curve, Minimum, opposite_square, weighted_sums
 from loopml.geometry.distances import half_sq_distances
 from loopml.geometry.evaluate import distance_between, distance_of, normalized, wide
@@ -115,8 +114,9 @@ class Synthesizer:
             transplant = onto_sphere_at_distance if inside else space.transplant
             synthetic = transplant(anchor, z_p, z_n)
             if space is not DOT_PRODUCT:
-                # Where curves touch the negative is the anchor, to the last bit also after the loss
-                # has normalised both: at a distance of 0, and not of rounding, there is no gradient.
+                # Where curves touch the negative is the anchor, to the last bit also after the
+                # loss has normalised both. At a distance of 0 there is no gradient, at one of
+                # rounding there is a full one.
                 touch = (nearest.distance == 0).index_select(0, tuples.which).unsqueeze(1)
                 rows = embeddings.index_select(0, tuples.anchor).to(synthetic.dtype)
                 synthetic = torch.where(touch, rows, synthetic)

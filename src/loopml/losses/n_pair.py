@@ -13,13 +13,12 @@ from torch import Tensor
 
 from loopml._checks import check_nonnegative
 from loopml._types import Pairs
+from loopml.curves import Products
 from loopml.geometry.recompute import recomputed
 from loopml.losses.mined import Elements, MinedLoss
-from loopml.curves import Products
 from loopml.pairing import pair_up
 from loopml.spaces import seen_by, space_of
 from loopml.synthesis import Synthesizer, check_synthesizer, with_references
-
 
 # Similarities of curves in one block: as many as there are inner products of rows, which are kept
 # whole, or this many where there are fewer. A few dozen temporaries of this size live at once.
@@ -63,8 +62,8 @@ class NPairLoss(MinedLoss):
         That of the embeddings, at least float32.
 
     Memory:
-        The inner products of the rows, n x n, and blocks of the similarities of curves, p x q, which
-        are computed again for the gradient where there is more than one block.
+        The inner products of the rows, n x n, and blocks of as many similarities of curves. Where
+        there are more similarities than that, each block is computed again for the gradient.
 
     Source:
         Sohn, "Improved deep metric learning with multi-class N-pair loss objective" (NeurIPS 2016),
