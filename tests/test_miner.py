@@ -249,7 +249,7 @@ def test_a_shard_mines_its_share(num_negatives: int | None) -> None:
 
 
 def test_in_a_cross_batch_memory() -> None:
-    """CrossBatchMemory(loss, miner=LoOpMiner(pairing="all")) equals brute force over its memory, full or not."""
+    """In a CrossBatchMemory the miner equals brute force over its memory, full or not."""
     loss = losses.TripletMarginLoss(margin=2)
     size, per_batch = 14, 6
     memory = losses.CrossBatchMemory(loss, 4, memory_size=size, miner=LoOpMiner(pairing="all"))

@@ -101,6 +101,6 @@ def nearest_others(gram: Tensor, labels: Tensor, similarity: bool) -> Tensor:
     size = _BLOCK // len(labels) + 1
     nearest = [
         (rows - half_sq).masked_fill_(label.unsqueeze(1) == labels, -torch.inf).amax(1)
-        for rows, label in zip(gram.split(size), labels.split(size), strict=True)
+        for rows, label in zip(torch.split(gram, size), torch.split(labels, size), strict=True)
     ]
     return torch.cat(nearest) - half_sq

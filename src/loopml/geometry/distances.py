@@ -26,15 +26,15 @@ def half_sq_distances(points: Tensor) -> Tensor:
     (where values can be read; a GPU would wait).
     """
     x = wide(points)
-    if len(x):
-        x = x - x.mean(0)
-    half = x @ x.T
+    centred = x - x.mean(0) if len(x) else x
+    half = centred @ centred.T
     half_sq = half.diagonal() / 2
     terms = half_sq.unsqueeze(1) + half_sq
     half = (half - terms).clamp_(max=0).fill_diagonal_(0)
     if values_readable(points):
         row, col = (half > -_RELATIVE * terms).triu_(1).nonzero(as_tuple=True)
-        for i, j in zip(*(at.split(_BLOCK // x.shape[1] + 1) for at in (row, col)), strict=True):
+        size = _BLOCK // x.shape[1] + 1
+        for i, j in zip(torch.split(row, size), torch.split(col, size), strict=True):
             measured = (x[i] - x[j]).square_().sum(1).mul_(-0.5)
             half[i, j] = half[j, i] = measured
     return half.to(points.dtype)
