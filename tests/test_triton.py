@@ -220,6 +220,37 @@ def test_agrees_with_the_tile_of_a_gpu(
     check(kernels, name, points @ points.T, curves.take(slice(30)), curves.take(slice(300)))
 
 
+@every_dtype
+@pytest.mark.parametrize("name", ["arcs", "unit"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_agrees_on_zero_rows(
+    kernels: ModuleType, name: str, dtype: torch.dtype, layout: str
+) -> None:
+    """As ends, lone, several in a class, and opposite rows beside them."""
+    labels = LAYOUTS[layout]
+    points = points_for(name, len(labels), dtype)
+    points[::3] = 0
+    points[1] = -points[-1]
+    curves = all_curves(labels)
+    check(kernels, name, points @ points.T, curves, curves)
+
+
+@every_dtype
+@pytest.mark.parametrize("name", ["segments", "samples"])
+def test_agrees_on_distances_as_a_gram_matrix(
+    kernels: ModuleType, name: str, dtype: torch.dtype
+) -> None:
+    labels = uneven(60)
+    points, curves = points_for(name, 60, dtype), all_curves(labels)
+    gram = points @ points.T
+    sq = (points.unsqueeze(1) - points).square().sum(-1)
+    index, value = run(kernels, name, -sq / 2, curves, curves)
+    wanted = run(kernels, name, gram, curves, curves)[1]
+    # Measured: 2 roundings of the largest square.
+    torch.testing.assert_close(value, wanted, rtol=0, atol=2 * tolerance(name, gram))
+    assert bool((index >= 0).all())
+
+
 @every_op
 def test_reads_any_strides(kernels: ModuleType, name: str) -> None:
     labels = uneven(60).int()

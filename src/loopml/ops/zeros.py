@@ -93,7 +93,7 @@ def scored_with_zeros(score: Score, of_product: Callable[[Tensor], Tensor]) -> S
 
     def nearness(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
         found = score(corner, p_terms[:-1], q_terms[:-1])
-        p_zero, q_zero = (x[-1].view(-1, *x.shape[-2:])[0] for x in (p_terms, q_terms))
+        p_zero, q_zero = (x[(-1, *[0] * (x.dim() - 3))] for x in (p_terms, q_terms))
         zeros = p_zero + q_zero
         return torch.where(zeros > 0, torch.maximum(found, of_product(zeros / 2)), found)
 
