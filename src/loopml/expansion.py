@@ -31,8 +31,10 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         n_points: points between the ends; 0 leaves the ends.
         normalize: divide the points between by their length. It matters only under a distance that
             does not normalise; one that does sees them normalised anyway.
-        pairing: "all" joins every two samples of a class; "consecutive" joins rows (0, 1), (2, 3),
-            ..., as the paper's code.
+        pairing: "auto" joins every two samples of a class of up to eight; in a larger class each
+            sample with the two others that lie nearest to another class, so that time grows with
+            the batch and not with the square of a class. "all" joins every two samples, whatever
+            it costs. "consecutive" joins rows (0, 1), (2, 3), ..., as the paper's code.
         num_negatives: nearest negative pairs per positive pair; None takes all.
 
     Raises:
@@ -121,7 +123,9 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
 
         Returns:
             Embeddings (n + n_points p, d) and labels for p positive pairs. First the rows of the
-            batch, then point 1 of every pair, point 2 of every pair, and so on.
+            batch, then point 1 of every pair, point 2 of every pair, and so on. Where
+            ``normalize`` and the ends of a pair are opposite, a point that has no direction is
+            the first end.
 
         Raises:
             TypeError: an argument is no tensor of its kind.

@@ -61,12 +61,14 @@ class LoOpMiner(BaseMiner, Synthesizer):
 
     Args:
         geometry: "auto" joins points by arcs where the distance normalises (as by default), by
-            segments under an unnormalised ``LpDistance``, and looks at the corners alone under an
-            unnormalised ``DotProductSimilarity``, where the largest product of two segments is at
-            a corner. "arc" and "segment" force one.
-        pairing: "all" joins every two samples of a class, in any order and number; a lone sample
-            is a negative curve of length zero. "consecutive" joins rows (0, 1), (2, 3), ..., as
-            the paper's code.
+            segments under an unnormalised ``LpDistance`` or ``DotProductSimilarity``. "arc" and
+            "segment" force one. The largest product of two segments is at a corner, so under an
+            unnormalised ``DotProductSimilarity`` segments are looked at in their corners alone.
+        pairing: "auto" joins every two samples of a class of up to eight; in a larger class each
+            sample with the two others that lie nearest to another class, so that time grows with
+            the batch and not with the square of a class. These are then its positives. "all"
+            joins every two samples, whatever it costs. "consecutive" joins rows (0, 1), (2, 3),
+            ..., as the paper's code. A lone sample is a negative curve of length zero.
         num_negatives: nearest negative pairs per positive pair; None takes all.
         **base_miner_kwargs: ``distance`` (default ``LpDistance()``, normalised) and
             ``collect_stats``, as every pytorch-metric-learning miner. The stats of the last batch

@@ -202,7 +202,8 @@ def _nearest_samples(
 
     if not on_sphere(normalize, similarity, unit):
         return search(rows, cols)
-    found = nearest_with_zeros(gram, rows, cols, search) if k == 1 else search(rows, cols)
+    ends = 0.0 in row_fractions, 1.0 in row_fractions
+    found = nearest_with_zeros(gram, rows, cols, search, ends) if k == 1 else search(rows, cols)
     return found[0], sq_distance(found[1])
 
 

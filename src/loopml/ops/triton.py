@@ -259,5 +259,6 @@ def nearest_samples(
 
     if not directions:
         return search(rows, cols)
-    index, value = nearest_with_zeros(gram, rows, cols, search)
+    ends = 0.0 in row_fractions, 1.0 in row_fractions
+    index, value = nearest_with_zeros(gram, rows, cols, search, ends)
     return index, sq_distance(value)

@@ -38,22 +38,34 @@ def zero_rows(gram: Tensor) -> Tensor | None:
     return None if zero.device.type == "cpu" and not bool(zero.any()) else zero
 
 
-def without_zero_ends(pairs: Pairs, zero: Tensor) -> tuple[Pairs, Tensor]:
-    """The pairs with their other end in place of a zero one, and which of them had such: (p,)."""
+def without_zero_ends(
+    pairs: Pairs, zero: Tensor, ends: tuple[bool, bool] = (True, True)
+) -> tuple[Pairs, Tensor]:
+    """The pairs with their other end in place of a zero one, and which of them had such: (p,).
+
+    ``ends`` says whether the first and the second end are looked at: samples may lie between alone.
+    """
     at_first, at_second = zero[pairs.first], zero[pairs.second]
     first = torch.where(at_first, pairs.second, pairs.first)
     second = torch.where(at_second, pairs.first, pairs.second)
-    return Pairs(first, second, pairs.label), at_first | at_second
+    return Pairs(first, second, pairs.label), (at_first & ends[0]) | (at_second & ends[1])
 
 
 def nearest_with_zeros(
-    gram: Tensor, rows: Pairs, cols: Pairs, search: Search
+    gram: Tensor,
+    rows: Pairs,
+    cols: Pairs,
+    search: Search,
+    row_ends: tuple[bool, bool] = (True, True),
 ) -> tuple[Tensor, Tensor]:
-    """The nearest column of each row, (r, 1), from a search for the largest inner product."""
+    """The nearest column of each row, (r, 1), from a search for the largest inner product.
+
+    ``row_ends`` says whether the first and the second end of a row are looked at.
+    """
     zero = zero_rows(gram)
     if zero is None or len(cols.first) == 0:
         return search(rows, cols)
-    rows, row_zero = without_zero_ends(rows, zero)
+    rows, row_zero = without_zero_ends(rows, zero, row_ends)
     cols, col_zero = without_zero_ends(cols, zero)
     index, value = search(rows, cols)
     any_col = _first_of_another_label(torch.ones_like(col_zero), rows, cols)
