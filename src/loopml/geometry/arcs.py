@@ -107,13 +107,13 @@ def products_of(vectors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nearest_on_arcs(products: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def nearest_on_arcs(products: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """Where two arcs come nearest to each other.
 
     Args:
         products: (..., 4, 4) inner products of p0 + p1, p1 - p0, q0 + q1 and q1 - q0, of unit
             endpoints. Sums and differences taken first keep the digits of near endpoints.
-        dtype: of the endpoints.
+        least: squared length of a sum under which the endpoints are opposite.
 
     Returns:
         Half of the angle of both arcs (2, ...), the angles of the nearest points from their middles
@@ -122,14 +122,34 @@ def nearest_on_arcs(products: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tenso
     products = products.movedim((-2, -1), (0, 1))  # (4, 4, ...)
     sq = products.diagonal().movedim(-1, 0)  # (4, ...)
     # The weight on a middle has no bound, so its length must be known; that on a difference has.
-    middle, along = least_square(dtype), least_square(sq.dtype)
-    per = torch.cat([inverse_length(sq[0::2], middle), inverse_length(sq[1::2], along)])
+    per = torch.cat(
+        [inverse_length(sq[0::2], least), inverse_length(sq[1::2], least_square(sq.dtype))]
+    )
     half = torch.atan2(per[2:] * sq[1::2], per[:2] * sq[0::2])  # (2, ...) of p and q
     per_p, per_q = per[0::2], per[1::2]  # of the middle and the difference
     matrix = per_p.unsqueeze(1) * products[:2, 2:] * per_q
     angles = solve_cones(matrix, *half)
     weights = per.view(2, 2, *half.shape[1:]) * torch.stack([angles.cos(), angles.sin()])
     return half, angles, weights
+
+
+def arc_weights(ends: Tensor, least: float) -> Tensor:
+    """The weights of the endpoints p0, p1, q0, q1 in the nearest points of two arcs: (..., 4).
+
+    At an end of an arc they are exactly 1 and 0: rounding in place of the 0 would be a point of its
+    own where the other weight is on a vector of length 0.
+
+    Args:
+        ends: (..., 4, d) float64 unit vectors.
+        least: squared length of a sum under which the endpoints are opposite.
+    """
+    vectors = middles_and_differences(ends)
+    half, angles, (middle, along) = nearest_on_arcs(products_of(vectors), least)
+    at_end = torch.where(angles.abs() >= half, angles.sign(), 0)
+    # On a point, of which both ends are one, the first.
+    start = torch.where((at_end < 0) | (half == 0), 1, torch.where(at_end > 0, 0, middle - along))
+    end = torch.where((at_end < 0) | (half == 0), 0, torch.where(at_end > 0, 1, middle + along))
+    return torch.stack([start, end], -1).movedim(0, -2).flatten(-2)
 
 
 def kept_unit(x: Tensor) -> Tensor:
@@ -143,7 +163,7 @@ def kept_unit(x: Tensor) -> Tensor:
 def measure_arcs(ends: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on unit vectors (..., 4, d) in their own dtype."""
     vectors = middles_and_differences(ends)
-    half, angles, weights = nearest_on_arcs(products_of(vectors), ends.dtype)
+    half, angles, weights = nearest_on_arcs(products_of(vectors), least_square(ends.dtype))
     s, t = fraction_of(angles, half).to(ends.dtype)
     on_vectors = weights.transpose(0, 1).flatten(0, 1).movedim(0, -1).to(ends.dtype)
     point_p, point_q = kept_unit(mixed(on_vectors, vectors)).unbind(-2)
@@ -226,14 +246,3 @@ def arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
         1.414214
     """
     return closest_on_arcs(p0, p1, q0, q1).distance
-
-
-def arc_weights(ends: Tensor, least: float) -> Tensor:
-    """interim: weights (..., 4) of float64 unit endpoints."""
-    vectors = middles_and_differences(ends)
-    half, angles, (middle, along) = nearest_on_arcs(products_of(vectors), torch.float64)
-    on_ends = torch.stack([middle - along, middle + along], -1)  # (2, ..., 2)
-    start, end = (angles <= -half).unsqueeze(-1), (angles >= half).unsqueeze(-1)
-    onehot = on_ends.new_tensor([0.0, 1.0])
-    on_ends = torch.where(start, 1 - onehot, torch.where(end, onehot, on_ends))
-    return on_ends.movedim(0, -2).flatten(-2)
