@@ -109,9 +109,9 @@ class RetrievalAccuracy(AccuracyCalculator):
         nothing changes any more.
 
         The search takes as many neighbours as the asked scores need: ``recall_at_K`` K of them,
-        ``precision_at_1`` one, the others ``k``. It takes about ten times as long where products in
-        float64 cannot tell rows apart: in two groups that are 1e9 times as far from each other as
-        the rows within them.
+        ``precision_at_1`` one, the others ``k``. It takes up to twenty times as long where products
+        in float64 cannot tell rows apart: in two groups that are 1e9 times as far from each other
+        as the rows within them.
 
     Source:
         Recall@K, NMI and F1 as in Song et al., "Deep Metric Learning via Lifted Structured Feature
