@@ -11,7 +11,9 @@ from torch import Tensor
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
 from loopml._types import Pairs
 
-CONSECUTIVE: dict[str, Callable[[], torch.nn.Module]] = {
+Losses = dict[str, Callable[[], torch.nn.Module]]
+
+CONSECUTIVE: Losses = {
     "hphn none": HPHNTripletLoss,
     "hphn loop": lambda: HPHNTripletLoss(synthesizer=LoOpMiner(pairing="consecutive")),
     "hphn ee": lambda: HPHNTripletLoss(synthesizer=EmbeddingExpansion(pairing="consecutive")),
@@ -20,7 +22,7 @@ CONSECUTIVE: dict[str, Callable[[], torch.nn.Module]] = {
         synthesizer=LoOpMiner(pairing="consecutive"), distance=CosineSimilarity()
     ),
 }
-ALL: dict[str, Callable[[], torch.nn.Module]] = {
+ALL: Losses = {
     "hphn loop": lambda: HPHNTripletLoss(synthesizer=LoOpMiner()),
     "n-pair ee": lambda: NPairLoss(synthesizer=EmbeddingExpansion()),
     "triplet loop": lambda: SyntheticLoss(losses.TripletMarginLoss(), LoOpMiner()),
@@ -66,6 +68,23 @@ def test_static_pairs_compile_whole(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_pairs_from_labels_fall_back(name: str) -> None:
     assert_same_compiled(ALL[name](), fullgraph=False)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize(
+    ("losses_of", "name"), [*((CONSECUTIVE, x) for x in CONSECUTIVE), *((ALL, x) for x in ALL)]
+)
+def test_a_compiled_loss_hides_no_value(losses_of: Losses, name: str, value: float) -> None:
+    """Nobody looks at the values there: one bad value makes the loss NaN."""
+    torch.compiler.reset()
+    whole = losses_of is CONSECUTIVE
+    compiled = torch.compile(losses_of[name](), backend="aot_eager", fullgraph=whole)
+    embeddings, labels = batch()
+    embeddings[3, 2] = value
+    with torch.no_grad():
+        assert compiled(embeddings, labels).isnan()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
