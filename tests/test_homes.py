@@ -595,8 +595,9 @@ def test_idle_batches_with_references(build: Build) -> None:
     references = {"ref_emb": batch(1), "ref_labels": lone.flip(0)}
     assert not warned(build(), lone, lone, lone, **references)
     references["ref_labels"] = lone + 100
-    (warning,) = warned(build(), lone, lone, **references)
-    assert "without a positive pair" in str(warning.message)
+    for labels in (lone, one):
+        (warning,) = warned(build(), labels, labels, **references)
+        assert "without a positive pair" in str(warning.message)
     references["ref_labels"] = one
     (warning,) = warned(build(), one, one, **references)
     assert "without a second class" in str(warning.message)
@@ -705,6 +706,21 @@ def test_a_synthesized_batch_hides_no_value(name: str, place: int, value: str) -
         return losses.TripletMarginLoss()(*SYNTHESIZERS[name](x, LABELS, *references))
 
     assert torch.func.grad_and_value(of)(*tensors)[1].isnan()
+
+
+def test_elements_that_lost_the_nan_are_nan() -> None:
+    """Whatever becomes of NaN in a search or a measure, each element of its batch is NaN."""
+
+    class Forgetful(HPHNTripletLoss):
+        def elements(self, embeddings: Tensor, *rest: Any) -> Any:
+            found = super().elements(torch.ones_like(embeddings), *rest)
+            return found._replace(valid=torch.zeros_like(found.valid))
+
+    x = batch().detach()
+    x[3, 2] = torch.nan
+    for reducer in (reducers.MeanReducer(), reducers.SumReducer()):
+        loss = Forgetful(reducer=reducer)
+        assert torch.func.grad_and_value(lambda x, loss=loss: loss(x, LABELS))(x)[1].isnan()
 
 
 @pytest.fixture
