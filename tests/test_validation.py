@@ -227,6 +227,13 @@ def test_any_integer_labels(call: str, dtype: torch.dtype) -> None:
             assert torch.equal(found, wanted.to(found.dtype))
 
 
+def test_wide_labels_stay_apart() -> None:
+    """uint64 has labels that agree in their lower 32 bits."""
+    x, labels = good()
+    wide = (labels << 32).to(torch.uint64)
+    assert torch.equal(HPHNTripletLoss()(x, wide), HPHNTripletLoss()(x, labels))
+
+
 def flat(result: Any) -> list[Tensor]:
     """The tensors of a loss, of triplets or of a batch."""
     return [result] if isinstance(result, Tensor) else [t for part in result for t in flat(part)]
