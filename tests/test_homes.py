@@ -1,8 +1,12 @@
 """Our losses and miner in every home that pytorch-metric-learning has for a loss or a miner."""
 
 import copy
+import inspect
 import io
 import pickle
+import re
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -120,6 +124,34 @@ def test_reducers_reduce_the_elements(loss: str, name: str) -> None:
     value = build(reducer=reducer)(x, LABELS)
     torch.testing.assert_close(value, wanted)
     torch.testing.assert_close(gradient(value, x), gradient(wanted, x))
+
+
+OWN = ("hphn", "hphn ee", "hphn loop", "n-pair", "n-pair ee", "n-pair loop")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_divisor_is_the_number_of_elements(name: str) -> None:
+    """DivisorReducer, alone and in MultipleReducers, takes the mean of our elements."""
+    x, divisor = batch(), reducers.DivisorReducer(collect_stats=True)
+    elements = LOSSES[name](reducer=reducers.DoNothingReducer())(x, LABELS)["loss"]["losses"]
+    loss = LOSSES[name](reducer=divisor)
+    several = LOSSES[name](reducer=reducers.MultipleReducers({"loss": divisor}))
+    for reduced in (loss, several):
+        torch.testing.assert_close(reduced(x, LABELS), elements.mean())
+    assert loss.reducer.divisor == len(elements)
+    assert loss(x, torch.arange(len(LABELS))) == 0
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_mean_keeps_its_stats(name: str) -> None:
+    """A mean that collects stats has the same value, and counts what it is the mean of."""
+    x = batch()
+    elements = LOSSES[name](reducer=reducers.DoNothingReducer())(x, LABELS)["loss"]["losses"]
+    loss = LOSSES[name](reducer=reducers.MeanReducer(collect_stats=True))
+    value = loss(x, LABELS)
+    assert loss.reducer.losses_size == len(elements)
+    torch.testing.assert_close(value, LOSSES[name]()(x, LABELS))
+    torch.testing.assert_close(gradient(value, x), gradient(elements.mean(), x))
 
 
 def test_reducers_have_limits() -> None:
@@ -511,6 +543,223 @@ def test_trainers_train(name: str, with_classifier: bool) -> None:
             assert new.isfinite().all()
             # A bias shifts all embeddings alike, which distances may not see.
             assert new.ndim == 1 or not torch.equal(new, old)
+
+
+# --- batches of which nothing is learned --------------------------------------------------------
+
+IDLE = {
+    "a positive pair": torch.arange(len(LABELS)),
+    "a second class": torch.zeros(len(LABELS), dtype=torch.int64),
+}
+
+
+def warned(loss: Loss, *labels: Tensor, **references: Tensor) -> list[warnings.WarningMessage]:
+    """What a loss says of batches with these labels, one after the other."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for y in labels:
+            loss(batch(labels=y), y, **references)
+    return said
+
+
+@pytest.mark.parametrize("reducer", [reducers.MeanReducer, reducers.SumReducer])
+@pytest.mark.parametrize("missing", IDLE)
+@losses_of_every_kind
+def test_idle_batches_are_said_once(
+    build: Build, missing: str, reducer: type[reducers.BaseReducer]
+) -> None:
+    """From the second in a row on, once, by name and cause."""
+    loss, idle = build(reducer=reducer()), IDLE[missing]
+    assert not warned(loss, LABELS, idle, LABELS, idle)  # as ends of epochs: never two in a row
+    (warning,) = warned(loss, idle, idle, LABELS, idle, idle)
+    assert warning.category is UserWarning
+    assert f"{type(loss).__name__} got two batches in a row without {missing}" in str(
+        warning.message
+    )
+    assert len(warned(build(reducer=reducer()), idle, idle)) == 1  # an object, not the process
+
+
+@pytest.mark.parametrize("name", ["hphn", "n-pair loop", "triplet"])
+def test_the_warning_is_at_the_line_of_the_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The shape check of the tests is a frame more.
+    monkeypatch.setattr(SyntheticLoss, "forward", inspect.unwrap(SyntheticLoss.forward))
+    idle = IDLE["a positive pair"]
+    (warning,) = warned(LOSSES[name](), idle, idle)
+    assert warning.filename == __file__
+
+
+@losses_of_every_kind
+def test_idle_batches_with_references(build: Build) -> None:
+    """What the references hold counts too, for positives and for negatives."""
+    lone, one = IDLE.values()
+    references = {"ref_emb": batch(1), "ref_labels": lone.flip(0)}
+    assert not warned(build(), lone, lone, lone, **references)
+    references["ref_labels"] = lone + 100
+    for labels in (lone, one):
+        (warning,) = warned(build(), labels, labels, **references)
+        assert "without a positive pair" in str(warning.message)
+    references["ref_labels"] = one
+    (warning,) = warned(build(), one, one, **references)
+    assert "without a second class" in str(warning.message)
+
+
+@losses_of_every_kind
+@pytest.mark.parametrize("carry_over", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+# pickle.loads of a parameter calls torch.load, in torch 2.4 by its default that is to change.
+@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")
+def test_a_copy_goes_on_counting(build: Build, carry_over: Callable[[Loss], Loss]) -> None:
+    loss, idle = build(), IDLE["a positive pair"]
+    assert not warned(loss, idle)
+    copied = carry_over(loss)
+    assert len(warned(copied, idle)) == 1
+    assert not warned(carry_over(copied), idle, idle)
+    assert not loss.state_dict().keys() - build().state_dict().keys()
+
+
+@losses_of_every_kind
+def test_nobody_counts_where_nobody_reads(build: Build) -> None:
+    """Under torch.func nothing is said and no state is changed."""
+    loss, idle = build(), IDLE["a positive pair"]
+    before = dict(vars(loss))
+    for _ in range(3):
+        torch.func.grad(lambda x: loss(x, idle))(batch())
+    assert vars(loss) == before
+
+
+@pytest.mark.usefixtures("_numpy_seed")
+@pytest.mark.parametrize("size", [7, 64])
+def test_the_sampler_that_the_warning_names_works(size: int) -> None:
+    """A shuffled loader of 5,000 classes is warned of; the line in the warning is not."""
+    labels = torch.arange(5000).repeat(4)
+    dataset = TensorDataset(torch.randn(len(labels), 3), labels)
+    loss, loader = HPHNTripletLoss(), DataLoader(dataset, size, shuffle=True)
+    shuffled = [y for (_, y), _ in zip(loader, range(20), strict=False)]
+    (warning,) = warned(loss, *shuffled)
+    line = re.search(r"DataLoader\(.*\)\)", str(warning.message))
+    assert line is not None
+    names = {"DataLoader": DataLoader, "MPerClassSampler": samplers.MPerClassSampler}
+    advised = eval(line[0], {**names, "dataset": dataset, "labels": labels})
+    for (x, y), _ in zip(advised, range(20), strict=False):
+        assert loss(x, y) > 0
+
+
+# --- values that nobody reads -------------------------------------------------------------------
+
+UNUSABLE = {"nan": float("nan"), "inf": float("-inf"), "too large": 1e160}
+
+
+def sum_of(result: Any) -> Tensor:
+    """A loss, or the elements of an unreduced one, as a number."""
+    if isinstance(result, Tensor):
+        return result
+    return sum(torch.as_tensor(part["losses"]).sum() for part in result.values())
+
+
+@pytest.mark.parametrize("value", UNUSABLE)
+@pytest.mark.parametrize("reducer", ["mean", "sum", "non-zero", "class weighted", "do nothing"])
+@losses_of_every_kind
+def test_a_value_that_nobody_reads_shows(build: Build, reducer: str, value: str) -> None:
+    """Under torch.func one bad value makes loss and gradient NaN, whatever the labels."""
+    nothing = reducers.DoNothingReducer()
+    loss = build(reducer=nothing if reducer == "do nothing" else REDUCERS[reducer](0, 1)[0])
+    for labels in (LABELS, *IDLE.values()):
+        for place in ("embeddings", "ref_emb"):
+            tensors = {"embeddings": batch().detach(), "ref_emb": batch(1).detach()}
+            tensors[place][3, 2] = UNUSABLE[value]
+
+            def of(embeddings: Tensor, ref_emb: Tensor, labels: Tensor = labels) -> Tensor:
+                references = {"ref_emb": ref_emb, "ref_labels": labels}
+                return sum_of(loss(embeddings, labels % CLASSES, **references))
+
+            slope, found = torch.func.grad_and_value(of)(*tensors.values())
+            assert found.isnan()
+            assert slope.isnan().all()
+
+
+SYNTHESIZERS = {
+    "loop": LoOpMiner().synthesize,
+    "loop all": LoOpMiner(num_negatives=None).synthesize,
+    "ee": EmbeddingExpansion(),
+    "mined": lambda x, y, *references: (x, y, LoOpMiner()(x, y, *references), *references),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        (name, place, value)
+        for name in SYNTHESIZERS
+        for place in (0, 1)
+        for value in UNUSABLE
+        # A loss of mined rows gets them as they are: what it makes of its references, and of rows
+        # that are merely large, is its own.
+        if name != "mined" or (place == 0 and value != "too large")
+    ],
+)
+def test_a_synthesized_batch_hides_no_value(name: str, place: int, value: str) -> None:
+    """loss_fn(*synthesizer(...)) is NaN as well, and loss_fn(x, y, miner(x, y))."""
+    tensors = [batch().detach(), batch(1).detach()]
+    tensors[place][3, 2] = UNUSABLE[value]
+
+    def of(x: Tensor, ref: Tensor) -> Tensor:
+        references = (ref, LABELS) if place else ()
+        return losses.TripletMarginLoss()(*SYNTHESIZERS[name](x, LABELS, *references))
+
+    assert torch.func.grad_and_value(of)(*tensors)[1].isnan()
+
+
+def test_elements_that_lost_the_nan_are_nan() -> None:
+    """Whatever becomes of NaN in a search or a measure, each element of its batch is NaN."""
+
+    class Forgetful(HPHNTripletLoss):
+        def elements(self, embeddings: Tensor, *rest: Any) -> Any:
+            found = super().elements(torch.ones_like(embeddings), *rest)
+            return found._replace(valid=torch.zeros_like(found.valid))
+
+    x = batch().detach()
+    x[3, 2] = torch.nan
+    for reducer in (reducers.MeanReducer(), reducers.SumReducer()):
+        loss = Forgetful(reducer=reducer)
+        assert torch.func.grad_and_value(lambda x, loss=loss: loss(x, LABELS))(x)[1].isnan()
+
+
+@pytest.fixture
+def _unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA: values are not looked at."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "loopml" and "values_readable" in vars(module):
+            monkeypatch.setattr(module, "values_readable", lambda x: False)
+
+
+@pytest.mark.parametrize("reducer", ["mean", "sum"])
+@losses_of_every_kind
+def test_usable_values_change_no_bit_where_nobody_reads(
+    build: Build, reducer: str, request: pytest.FixtureRequest
+) -> None:
+    """Loss and gradient are those of values that were read, minus zeros included."""
+    results = []
+    for unread in (False, True):
+        if unread:
+            request.getfixturevalue("_unread")
+        x = batch()
+        x.data[::2, 0] = -0.0
+        value = build(reducer=REDUCERS[reducer](0, 1)[0])(x, LABELS)
+        results.append((value, gradient(value, x)))
+        for labels in IDLE.values():
+            value = build(reducer=REDUCERS[reducer](0, 1)[0])(x, labels)
+            assert value == 0
+            assert not gradient(value, x).any()
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.usefixtures("_unread")
+@losses_of_every_kind
+def test_unread_values_show_outside_transforms(build: Build) -> None:
+    x = batch()
+    x.data[3, 2] = float("nan")
+    value = build()(x, LABELS)
+    assert value.isnan()
+    assert gradient(value, x).isnan().all()
 
 
 # --- as modules --------------------------------------------------------------------------------

@@ -16,7 +16,14 @@ from pytorch_metric_learning.distances import (
 )
 from torch import Tensor
 
-from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
+from loopml import (
+    EmbeddingExpansion,
+    HPHNTripletLoss,
+    LoOpMiner,
+    NPairLoss,
+    SyntheticLoss,
+    geometry,
+)
 
 PLAIN = LpDistance(normalize_embeddings=False)
 PRODUCT = DotProductSimilarity(normalize_embeddings=False)
@@ -149,3 +156,17 @@ def test_mined_triplets_are_triplets(miner: LoOpMiner, batch: tuple[Tensor, Tens
     assert (labels[anchor] == labels[positive]).all()
     assert (labels[anchor] != labels[negative]).all()
     assert (anchor != positive).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "name",
+    ["segment_distance", "arc_distance", "pairwise_segment_distance", "pairwise_arc_distance"],
+)
+def test_no_distance_is_the_number_of_a_nan(name: str, value: float) -> None:
+    """Under torch.func, where values are not read, it is no distance of 0."""
+    for end in range(4):
+        ends = list(torch.randn(4, 3, 5))
+        ends[end][0, 1] = value
+        total = torch.func.grad_and_value(lambda *ends: getattr(geometry, name)(*ends).sum())(*ends)
+        assert total[1].isnan()

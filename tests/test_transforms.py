@@ -68,6 +68,29 @@ def test_pairs_from_labels_fall_back(name: str) -> None:
     assert_same_compiled(ALL[name](), fullgraph=False)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("build", "fullgraph"),
+    [
+        *((build, True) for build in CONSECUTIVE.values()),
+        *((build, False) for build in ALL.values()),
+    ],
+    ids=[f"{name} whole" for name in CONSECUTIVE] + list(ALL),
+)
+def test_a_compiled_loss_hides_no_value(
+    build: Callable[[], torch.nn.Module], fullgraph: bool
+) -> None:
+    """Nobody looks at the values there: one bad value makes the loss NaN."""
+    torch.compiler.reset()
+    compiled = torch.compile(build(), backend="aot_eager", fullgraph=fullgraph)
+    embeddings, labels = batch()
+    for value in (float("nan"), float("inf"), 1e30):
+        embeddings[3, 2] = value
+        with torch.no_grad():
+            assert compiled(embeddings, labels).isnan()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", [*CONSECUTIVE, *ALL])
 def test_autocast_leaves_our_arithmetic_alone(name: str, dtype: torch.dtype) -> None:

@@ -3,13 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import TripletMarginMiner
 from torch import Tensor
 
-from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, SyntheticLoss
+from loopml import (
+    EmbeddingExpansion,
+    HPHNTripletLoss,
+    LoOpMiner,
+    NPairLoss,
+    SyntheticLoss,
+    geometry,
+)
 
 REFUSED = (ValueError, TypeError)
 
@@ -53,6 +62,24 @@ def test_bad_parts_of_a_synthetic_loss(option: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("build", "given"),
+    [
+        (lambda: HPHNTripletLoss(synthesizer=LoOpMiner), LoOpMiner),
+        (lambda: HPHNTripletLoss(distance=LpDistance), LpDistance),
+        (lambda: SyntheticLoss(TripletMarginLoss, LoOpMiner()), TripletMarginLoss),
+        (lambda: SyntheticLoss(TripletMarginLoss(), EmbeddingExpansion), EmbeddingExpansion),
+    ],
+)
+def test_a_class_is_no_instance(build: Callable[[], Any], given: type) -> None:
+    """The message says to call the class, not that a LoOpMiner came where one was wanted."""
+    with pytest.raises(TypeError) as error:
+        build()
+    assert f"got the class {given.__name__} itself; call it: {given.__name__}(...)" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize(
     ("build", "arguments"),
     [
         (LoOpMiner, ["arc"]),
@@ -92,6 +119,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "hphn with ee": HPHNTripletLoss(synthesizer=EmbeddingExpansion()),
     "hphn with loop": HPHNTripletLoss(synthesizer=LoOpMiner()),
     "synthetic": SyntheticLoss(TripletMarginLoss(), LoOpMiner()),
+    "n-pair": NPairLoss(),
 }
 WITH_REFERENCE = ["miner", "synthesize", "hphn", "hphn with ee", "hphn with loop", "synthetic"]
 
@@ -182,11 +210,33 @@ def test_reference_of_another_size(call: str) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.uint8, torch.int64])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32, torch.uint64],
+)
 def test_any_integer_labels(call: str, dtype: torch.dtype) -> None:
-    """Labels of every integer type are labels."""
+    """Labels of every integer type are labels, of references as well, and change no result."""
     x, labels = good()
-    CALLS[call](x, labels.to(dtype))
+    for more in [{}, {"ref_emb": x, "ref_labels": labels}][: 1 + (call in WITH_REFERENCE)]:
+        narrow = {k: v.to(dtype) if k == "ref_labels" else v for k, v in more.items()}
+        for found, wanted in zip(
+            flat(CALLS[call](x, labels.to(dtype), **narrow)),
+            flat(CALLS[call](x, labels, **more)),
+            strict=True,
+        ):
+            assert torch.equal(found, wanted.to(found.dtype))
+
+
+def test_wide_labels_stay_apart() -> None:
+    """uint64 has labels that agree in their lower 32 bits."""
+    x, labels = good()
+    wide = (labels << 32).to(torch.uint64)
+    assert torch.equal(HPHNTripletLoss()(x, wide), HPHNTripletLoss()(x, labels))
+
+
+def flat(result: Any) -> list[Tensor]:
+    """The tensors of a loss, of triplets or of a batch."""
+    return [result] if isinstance(result, Tensor) else [t for part in result for t in flat(part)]
 
 
 @pytest.mark.parametrize(
@@ -205,3 +255,116 @@ def test_messages_say_what_was_expected_and_what_came(
     with pytest.raises(REFUSED, match=argument) as error:
         CALLS[call](**arguments)
     assert all(word in str(error.value) for word in words)
+
+
+# --- advice ------------------------------------------------------------------------------------
+
+NUMBERED = "torch.as_tensor(np.unique(np.asarray({0}, str), return_inverse=True)[1])"
+
+# What is wrong, from the good argument, and the expression that its error gives as the repair.
+ADVICE: dict[str, list[tuple[Callable[[Tensor], Any], str]]] = {
+    "embeddings": [
+        (lambda x: x.tolist(), "torch.as_tensor({0})"),
+        (lambda x: x.double().numpy(), "torch.as_tensor({0})"),
+        (lambda x: list(x), "torch.stack({0})"),
+        (lambda x: (10 * x).long(), "{0}.float()"),
+        (lambda x: x > 0, "{0}.float()"),
+        (lambda x: torch.complex(x[:, ::2], x[:, 1::2]), "torch.view_as_real({0}).flatten(-2)"),
+        (lambda x: x[:, 0], "{0}.unsqueeze(1)"),
+        (lambda x: x.view(6, 2, 2), "{0}.flatten(1)"),
+        (lambda x: x[None], "{0}.flatten(0, -2)"),
+        (lambda x: 1e30 * x, "{0} / {0}.abs().amax()"),
+        (lambda x: 1e30 * x, "{0}.double()"),
+        (lambda x: 1e30 * x.bfloat16(), "{0}.double()"),
+        (lambda x: 1e200 * x.double(), "{0} / {0}.abs().amax()"),
+    ],
+    "labels": [
+        (lambda y: y.tolist(), "torch.as_tensor({0})"),
+        (lambda y: y.numpy().astype(np.uint16), "torch.as_tensor({0})"),
+        (lambda y: y.bool().tolist(), "torch.as_tensor({0}).long()"),
+        (lambda y: y.double().numpy(), "torch.as_tensor({0}).long()"),
+        (lambda y: [f"class {i}" for i in y], NUMBERED),
+        (lambda y: np.array([f"class {i}" for i in y]), NUMBERED),
+        (lambda y: np.array([None, None, "a", "a", 1, 1], dtype=object), NUMBERED),
+        (lambda y: (y / 2).tolist(), NUMBERED),
+        (lambda y: y / 2, NUMBERED),
+        (lambda y: torch.complex(y.float(), y.float()), NUMBERED),
+        (lambda y: y.double(), "{0}.long()"),
+        (lambda y: y == 1, "{0}.long()"),
+        (lambda y: y[:, None], "{0}.flatten()"),
+        (lambda y: torch.nn.functional.one_hot(y), "{0}.int().argmax(1)"),
+        (lambda y: torch.nn.functional.one_hot(y).float(), "{0}.int().argmax(1)"),
+        (lambda y: torch.nn.functional.one_hot(y).bool(), "{0}.int().argmax(1)"),
+        (lambda y: (y - 1).view(torch.uint64), "{0}.view(torch.int64)"),
+    ],
+}
+
+
+@pytest.mark.parametrize("which", ["batch", "references"])
+@pytest.mark.parametrize(
+    ("argument", "spoil", "advice"),
+    [(argument, *case) for argument, cases in ADVICE.items() for case in cases],
+)
+def test_advice_works(
+    argument: str, spoil: Callable[[Tensor], Any], advice: str, which: str
+) -> None:
+    """What an error says to do is done, and the same call passes."""
+    name = argument
+    if which == "references":
+        name = {"embeddings": "ref_emb", "labels": "ref_labels"}[argument]
+    arguments = dict(
+        zip(("embeddings", "labels", "ref_emb", "ref_labels"), good() * 2, strict=True)
+    )
+    if which == "batch":
+        del arguments["ref_emb"], arguments["ref_labels"]
+    bad, expression = spoil(arguments[name]), advice.format(name)
+    for call in WITH_REFERENCE if which == "references" else CALLS:
+        with pytest.raises(REFUSED, match=name) as error:
+            CALLS[call](**arguments | {name: bad})
+        assert expression in str(error.value)
+        repaired = eval(expression, {"torch": torch, "np": np, name: bad})
+        for other in ("embeddings", "ref_emb"):  # rows of another width fit no other rows
+            if other in arguments and argument == "embeddings" and other != name:
+                arguments[other] = repaired.clone()
+        CALLS[call](**arguments | {name: repaired})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "advice"),
+    [
+        (lambda x: x.double(), "q1.to(torch.float32)"),
+        (lambda x: x[0], "q1.unsqueeze(0)"),
+        (lambda x: x[None], "q1.flatten(0, -2)"),
+        (lambda x: x.tolist(), "torch.as_tensor(q1)"),
+    ],
+)
+def test_advice_on_endpoints_works(spoil: Callable[[Tensor], Any], advice: str) -> None:
+    p0, p1, q0, q1 = torch.randn(4, 1, 3)
+    with pytest.raises(REFUSED, match="q1") as error:
+        geometry.pairwise_segment_distance(p0, p1, q0, spoil(q1))
+    assert advice in str(error.value)
+    repaired = eval(advice, {"torch": torch, "q1": spoil(q1)})
+    geometry.pairwise_segment_distance(p0, p1, q0, repaired)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_arguments_in_another_order(call: str) -> None:
+    """A matrix where labels belong, or labels where embeddings do: not a matter of dtype."""
+    x, labels = good()
+    for arguments, shape in (((x, x), "(6, 4)"), ((labels, x), "(6,)")):
+        with pytest.raises(ValueError, match="order of the arguments") as error:
+            CALLS[call](*arguments)
+        assert shape in str(error.value)
+        assert ".long()" not in str(error.value)
+        assert ".float()" not in str(error.value)
+
+
+@pytest.mark.parametrize("call", ["hphn", "hphn with ee", "hphn with loop", "synthetic", "n-pair"])
+def test_tuples_of_ones_own_do_not_replace_labels(call: str) -> None:
+    """pytorch-metric-learning's losses take a tuple without labels; ours mine from labels."""
+    x = good()[0]
+    triplets = (torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))
+    for arguments in ({}, {"indices_tuple": triplets}, {"labels": None, "indices_tuple": triplets}):
+        with pytest.raises(TypeError, match=r"labels must be given.*mined.*indices_tuple"):
+            CALLS[call](x, **arguments)
+    TripletMarginLoss()(x, indices_tuple=triplets)  # what the message sends to

@@ -42,7 +42,7 @@ def distance_of(difference: Tensor, sq_size: Tensor | float = 0) -> Tensor:
     """The distance of two points from their difference, as :func:`distance_between`."""
     distance = length_of(difference)
     size = sq_size.sqrt() if isinstance(sq_size, Tensor) else sq_size**0.5
-    return torch.where(distance > touch_tolerance(distance.dtype) * size, distance, 0)
+    return torch.where(distance <= touch_tolerance(distance.dtype) * size, 0, distance)  # NaN stays
 
 
 def normalized(x: Tensor) -> Tensor:

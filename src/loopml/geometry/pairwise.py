@@ -199,5 +199,5 @@ def _frame(p0: Tensor, p1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _distance(sq_distance: Tensor, sq_size: Tensor) -> Tensor:
     """Square root; 0 with a zero gradient where the square is the rounding of ``sq_size``."""
     with torch.no_grad():
-        apart = sq_distance > 64 * torch.finfo(sq_distance.dtype).eps * sq_size
+        apart = ~(sq_distance <= 64 * torch.finfo(sq_distance.dtype).eps * sq_size)  # or NaN
     return torch.where(apart, torch.where(apart, sq_distance, 1).sqrt(), 0)
