@@ -316,6 +316,41 @@ def test_bounds_change_nothing(
             assert torch.equal(value, values[:, :1])
 
 
+@pytest.mark.parametrize("kind", ["segments", "samples"])
+def test_distances_of_curves_to_points(kind: str) -> None:
+    """What a bound starts from is the score of a curve with a point."""
+    x = rows_of("any length", 12, 4)
+    curves = curves_of(torch.arange(12) // 3)
+    points = Pairs(torch.arange(12), torch.arange(12), torch.arange(12))
+    gram = x @ x.T
+    p, q, square = gram[curves.first], gram[curves.second], gram.diagonal()
+    if kind == "segments":
+        terms = scores.segment_terms(gram, curves).unsqueeze(-1)
+        near = scores.segment_to_points(p, q, square, terms)
+    else:
+        terms = scores.sample_terms(gram, curves, FRACTIONS[:3], normalize=False).unsqueeze(-1)
+        near = scores.sample_distances_to_points(p, q, square, terms)
+    wanted = -reference(kind, x, curves, points)
+    # The reference of segments is good to 1e-8 in distance.
+    torch.testing.assert_close(near, wanted, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["arcs", "segments"])
+def test_bounds_find_nothing_where_there_is_nothing(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody looked whether the rows have a column of another label, as on a GPU."""
+    take_path("list", monkeypatch)
+    monkeypatch.setattr(search, "rows_with_columns", lambda *_: None)
+    monkeypatch.setattr(bounds._Ends, "are_many", lambda *_: False)
+    x = rows_of("random", 12, 4)
+    curves = curves_of(torch.arange(12) // 4)
+    only = curves.take(curves.label == 0)
+    index, value = found(kind, x @ x.T, curves, only)
+    assert torch.equal(index[:, 0] == -1, curves.label == 0)
+    assert torch.equal(value[:, 0] == torch.inf, curves.label == 0)
+
+
 def test_points_between_long_rows_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """A normalised point at -0.5 whose ends are at -5, beside a class at -1."""
     take_path("list", monkeypatch)
@@ -448,6 +483,21 @@ def test_the_first_of_zero_columns_wins(kind: str, k: int) -> None:
     first = {1: [[2], [0], [0], [0], [0]]}
     several = {3: [[2, 3, 4], [0, 2, 3], [0, 3, 4], [0, 2, 4], [0, 2, 3]]}
     assert index.tolist() == {**first, **several}[k]
+
+
+@pytest.mark.parametrize("kind", AS_DIRECTIONS)
+def test_a_zero_row_and_a_row_at_60_degrees_tie(kind: str) -> None:
+    """Both are at distance 1, and the first of the two columns is found."""
+    x = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5], [0.0, 0.0]], dtype=torch.float64)
+    points = Pairs(torch.arange(3), torch.arange(3), torch.arange(3))
+    for order in ([1, 2], [2, 1]):
+        row, cols = points.take(slice(1)), points.take(torch.tensor(order))
+        for k in (1, 2):
+            name, options = PRUNED[kind]
+            ends = () if kind == "arcs" else ((0.0, 1.0), (0.0, 1.0))
+            index, value = getattr(ops, name)(x @ x.T, row, cols, *ends, k=k, **options)
+            assert index.tolist() == [[0, 1][:k]]
+            assert value.tolist() == [[-0.5 if kind == "arcs" else 1.0] * k]
 
 
 # --- The space ----------------------------------------------------------------------------------
