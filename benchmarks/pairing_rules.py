@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from loopml import ops
 from loopml._types import Pairs
-from loopml.selection import nearest_others
+from loopml.pairing import nearest_others
 
 GLYPHS = Path(__file__).parent.parent / "examples" / "data" / "glyphs.npz"
 SHAPES = ((64, 2, 64), (160, 2, 64), (160, 10, 128), (320, 10, 128))  # rows, classes, dimensions

@@ -206,7 +206,7 @@ def smallest_per_group(
 ) -> tuple[Int64[Tensor, "g"], Bool[Tensor, "g"]]: ...
 
 
-@of(selection)
+@of(pairing)
 def nearest_others(
     gram: Float[Tensor, "n n"], labels: Labels, similarity
 ) -> Float[Tensor, "n"]: ...

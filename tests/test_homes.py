@@ -830,8 +830,8 @@ OPTIONS = {
     "hphn loop": ("HPHNTripletLoss(", "margin=0.2", "soft_margin=False", "LoOpMiner("),
     "n-pair ee": ("NPairLoss(", "l2_reg=0.0", "EmbeddingExpansion(n_points=2"),
     "triplet": ("SyntheticLoss(", "TripletMarginLoss(", "num_negatives=1"),
-    "miner": ("LoOpMiner(", "geometry='auto'", "pairing='all'", "num_negatives=3", "LpDistance"),
-    "expansion": ("EmbeddingExpansion(", "n_points=2", "normalize=True", "pairing='all'"),
+    "miner": ("LoOpMiner(", "geometry='auto'", "pairing='auto'", "num_negatives=3", "LpDistance"),
+    "expansion": ("EmbeddingExpansion(", "n_points=2", "normalize=True", "pairing='auto'"),
 }
 
 

@@ -22,7 +22,7 @@ def test_references_between_modules_are_checked_too() -> None:
     """A module that imported the function calls the check."""
     assert geometry.arc_distance is geometry.arcs.arc_distance
     assert ops.nearest_arcs is ops.search.nearest_arcs
-    assert curves.nearest_on_arcs is geometry.arcs.nearest_on_arcs
+    assert curves.arc_weights is geometry.arcs.arc_weights
 
 
 def transpose(x: Tensor) -> Tensor:

@@ -217,7 +217,7 @@ def test_reference_of_another_size(call: str) -> None:
 def test_any_integer_labels(call: str, dtype: torch.dtype) -> None:
     """Labels of every integer type are labels, of references as well, and change no result."""
     x, labels = good()
-    for more in [{}, {"ref_emb": x, "ref_labels": labels}][: 1 + (call in WITH_REFERENCE)]:
+    for more in [{}, {"ref_emb": x.clone(), "ref_labels": labels}][: 1 + (call in WITH_REFERENCE)]:
         narrow = {k: v.to(dtype) if k == "ref_labels" else v for k, v in more.items()}
         for found, wanted in zip(
             flat(CALLS[call](x, labels.to(dtype), **narrow)),

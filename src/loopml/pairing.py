@@ -9,7 +9,6 @@ from torch import Tensor
 
 from loopml._checks import values_readable
 from loopml._types import Pairs
-from loopml.selection import nearest_others
 
 PAIRINGS = ("auto", "all", "consecutive")
 
@@ -17,6 +16,8 @@ PAIRINGS = ("auto", "all", "consecutive")
 ALL_UP_TO = 8
 # ... and in a larger class each row with this many. Measured by benchmarks/pairing_rules.py.
 PARTNERS = 2
+# Numbers in a temporary of one block: 4 MiB of float32.
+_BLOCK = 1 << 20
 
 
 class Pairing(NamedTuple):
@@ -197,6 +198,28 @@ def _has_large_class(labels: Tensor) -> bool:
     """Whether a class has more rows than are all joined."""
     ranked = labels.sort().values
     return bool((ranked[ALL_UP_TO:] == ranked[:-ALL_UP_TO]).any())
+
+
+def nearest_others(gram: Tensor, labels: Tensor, similarity: bool) -> Tensor:
+    """How near the nearest row of another label is to each row.
+
+    Args:
+        gram: (n, n) inner products.
+        labels: (n,).
+        similarity: whether near is a large inner product or a small distance.
+
+    Returns:
+        (n,) that product, or minus half the squared distance; -inf where there is no other label.
+    """
+    if len(labels) == 0:
+        return gram.new_empty(0)
+    half_sq = gram.diagonal() * (0.0 if similarity else 0.5)
+    size = _BLOCK // len(labels) + 1
+    nearest = [
+        (rows - half_sq).masked_fill_(label.unsqueeze(1) == labels, -torch.inf).amax(1)
+        for rows, label in zip(torch.split(gram, size), torch.split(labels, size), strict=True)
+    ]
+    return torch.cat(nearest) - half_sq
 
 
 class _Frontier(NamedTuple):

@@ -78,29 +78,3 @@ def farthest(gram: Tensor, anchor: Tensor, positive: Tensor, n: int) -> Tensor:
     row = torch.where(nearness == least[anchor], positive, m)
     lowest = row.new_full((n,), m).scatter_reduce(0, anchor, row, "amin")
     return torch.where(lowest < m, lowest, -1)
-
-
-# Numbers in a temporary of one block: 4 MiB of float32.
-_BLOCK = 1 << 20
-
-
-def nearest_others(gram: Tensor, labels: Tensor, similarity: bool) -> Tensor:
-    """How near the nearest row of another label is to each row.
-
-    Args:
-        gram: (n, n) inner products.
-        labels: (n,).
-        similarity: whether near is a large inner product or a small distance.
-
-    Returns:
-        (n,) that product, or minus half the squared distance; -inf where there is no other label.
-    """
-    if len(labels) == 0:
-        return gram.new_empty(0)
-    half_sq = gram.diagonal() * (0.0 if similarity else 0.5)
-    size = _BLOCK // len(labels) + 1
-    nearest = [
-        (rows - half_sq).masked_fill_(label.unsqueeze(1) == labels, -torch.inf).amax(1)
-        for rows, label in zip(torch.split(gram, size), torch.split(labels, size), strict=True)
-    ]
-    return torch.cat(nearest) - half_sq
