@@ -55,7 +55,7 @@ def multi_similarity_on_synthetic(batch: Batch) -> Step:
     Real and synthetic rows want a gradient, as they do in ``SyntheticLoss``, which goes on from it.
     """
     loss = losses.MultiSimilarityLoss()
-    synthetic = LoOpMiner().synthesize(*batch)
+    synthetic = ALL_PAIRS.synthesize(*batch)
     references = synthetic.ref_emb.detach()
 
     def step(embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -67,6 +67,9 @@ def multi_similarity_on_synthetic(batch: Batch) -> Step:
 
     return step
 
+
+# Also of classes for which the default would bound the pairs.
+ALL_PAIRS = LoOpMiner(pairing="all")
 
 FLOOR = "floor"
 BATCH_HARD = "PML triplet, BatchHardMiner"
@@ -105,12 +108,16 @@ CASES = registry(
         fixed(HPHNTripletLoss(synthesizer=LoOpMiner(pairing="consecutive"))),
         "consecutive",
     ),
-    Case(LOOP, "ours", fixed(HPHNTripletLoss(synthesizer=LoOpMiner()))),
-    Case(EXPANSION, "ours", fixed(HPHNTripletLoss(synthesizer=EmbeddingExpansion(2)))),
-    Case(INDEX_MINER, "ours", mined(losses.TripletMarginLoss(), LoOpMiner())),
+    Case(LOOP, "ours", fixed(HPHNTripletLoss(synthesizer=ALL_PAIRS))),
+    Case(
+        EXPANSION,
+        "ours",
+        fixed(HPHNTripletLoss(synthesizer=EmbeddingExpansion(2, pairing="all"))),
+    ),
+    Case(INDEX_MINER, "ours", mined(losses.TripletMarginLoss(), ALL_PAIRS)),
     # (n, n + k) distances with k synthetic rows, several times.
     *(
-        Case(name, "ours", fixed(SyntheticLoss(loss, LoOpMiner())), max_batch=4096)
+        Case(name, "ours", fixed(SyntheticLoss(loss, ALL_PAIRS)), max_batch=4096)
         for name, loss in (
             (SYNTHETIC, losses.MultiSimilarityLoss()),
             (SYNTHETIC_TRIPLET, losses.TripletMarginLoss()),
