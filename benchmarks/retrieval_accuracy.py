@@ -1,8 +1,8 @@
 """Time and memory of `RetrievalAccuracy` on embeddings of the size of Stanford Online Products.
 
-60,502 random unit rows of 512 dimensions in 11,316 classes; beside it faiss's flat index on the same
-rows, which is asked for some of the queries and scaled. One thread, process time. From the root of
-the repository, five minutes:
+60,502 random unit rows of 512 dimensions in 11,316 classes; beside it faiss's flat index on the
+same rows, which is asked for some of the queries and scaled. One thread, process time. From the
+root of the repository, five minutes:
 
     python benchmarks/retrieval_accuracy.py
 """

@@ -91,9 +91,11 @@ class LoOpMiner(BaseMiner, Synthesizer):
         Mined triplets are indices and have none; that of :meth:`synthesize` is described there.
 
     Precision:
-        The search ranks by a Gram matrix of float32 (float64 for float64), which on distances near
-        0 is good to about 5e-4; the fraction of an arc that decides the endpoint is solved for in
-        float64.
+        Where the distance normalises, the search ranks by a Gram matrix of float32 (float64 for
+        float64), which on distances near 0 is good to about 5e-4. Under an unnormalised
+        ``LpDistance`` it ranks by squared distances that are each good to 1e-7 of themselves. The
+        fraction of an arc that decides the endpoint is solved for in float64. Ends of an arc are
+        opposite, and the arc its two ends, within 4.7e-5 in float32 and 8.4e-8 in float64.
 
     Source:
         LoOp (Vasudeva et al., ICCV 2021), sections 3.1 and 3.2.
