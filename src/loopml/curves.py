@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loopml import ops
 from loopml._types import Pairs
-from loopml.geometry.arcs import kept_unit, nearest_on_arcs, products_of
+from loopml.geometry.arcs import arc_weights, kept_unit, products_of
 from loopml.geometry.evaluate import normalized, wide
 from loopml.geometry.gram import (
     grid_corners,
@@ -95,20 +95,11 @@ class Arcs:
 
     def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """As :class:`Curve`."""
-        products = [
-            products_of(self._middles_and_differences(points, some))
+        weights = [
+            arc_weights(normalized(wide(rows_of(points, some))), points.dtype)[2]
             for some in torch.split(rows, max(1, _CHUNK // points.shape[1]))
         ]
-        _, _, (middle, along) = nearest_on_arcs(torch.cat(products), points.dtype)
-        on_ends = torch.stack([middle - along, middle + along], 1)  # (2, 2, m)
-        return Minimum(on_ends.flatten(0, 1).T.to(points.dtype), sq_size=1)
-
-    def _middles_and_differences(self, points: Tensor, rows: Tensor) -> Tensor:
-        """p0 + p1, p1 - p0, q0 + q1, q1 - q0 of the ``points`` at ``rows`` (m, 4): (m, 4, d)."""
-        both = rows.view(-1, 2, 1, 2).expand(-1, 2, 2, 2)  # each curve twice
-        weights = points.new_tensor([[1, 1], [-1, 1]]).expand_as(both)
-        sums = weighted_sums(points, both.reshape(-1, 2), weights.reshape(-1, 2))
-        return sums.view(*rows.shape, points.shape[1])
+        return Minimum(torch.cat(weights).to(points.dtype), sq_size=1)
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`; the gradient is that of points on the sphere."""

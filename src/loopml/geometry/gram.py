@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from loopml._types import Pairs
-from loopml.geometry.arcs import inverse_length
+from loopml.geometry.cones import inverse_length
 
 
 def grid_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:

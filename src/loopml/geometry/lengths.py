@@ -26,13 +26,14 @@ class _Direction(torch.autograd.Function):
         length = _norm(x, keepdim=True)
         scale = torch.where(length > 0, 1 / length.clamp(min=least), 0)
         unit = x * scale
-        ctx.save_for_backward(unit, scale)
+        ctx.save_for_backward(unit, scale, length >= least)
         return unit, scale
 
     @staticmethod
     def backward(ctx: Any, of_unit: Tensor, of_scale: Tensor) -> tuple[Tensor, None]:
-        unit, scale = ctx.saved_tensors
+        unit, scale, scale_moves = ctx.saved_tensors
         along = (of_unit * unit).sum(-1, keepdim=True) + of_scale * scale
+        along = torch.where(scale_moves, along, 0)  # below the least length the scale is constant
         return torch.addcmul(of_unit, unit, along, value=-1).mul_(scale), None
 
 
@@ -51,14 +52,14 @@ class _Length(torch.autograd.Function):
         return x * (of_length / torch.where(length > 0, length, torch.inf)).unsqueeze(-1)
 
 
-def _is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
     """Whether a compiler or a transform looks at what is done to ``x``."""
     return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def direction_of(x: Tensor, least: float) -> Tensor:
     """``x / max(|x|, least)`` along the last axis; a zero vector stays zero, without a gradient."""
-    if _is_traced(x):
+    if is_traced(x):
         length = _norm(x, keepdim=True)
         return x / torch.where(length > 0, length.clamp(min=least), torch.inf)
     unit: Tensor = _Direction.apply(x, least)[0]  # type: ignore[no-untyped-call,unused-ignore]
@@ -67,7 +68,7 @@ def direction_of(x: Tensor, least: float) -> Tensor:
 
 def length_of(x: Tensor) -> Tensor:
     """``|x|`` along the last axis, with a zero gradient at zero."""
-    if _is_traced(x):
+    if is_traced(x):
         return _norm(x)
     length: Tensor = _Length.apply(x)  # type: ignore[no-untyped-call,unused-ignore]
     return length
