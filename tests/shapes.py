@@ -280,12 +280,14 @@ def products_of(vectors: Float[Tensor, "*b 4 d"]) -> Float[Tensor, "*b 4 4"]: ..
 
 @of(arcs)
 def nearest_on_arcs(
-    products: Float[Tensor, "*b 4 4"], least
-) -> tuple[Float[Tensor, "2 *b"], Float[Tensor, "2 *b"], Float[Tensor, "2 2 *b"]]: ...
+    vectors: Float[Tensor, "*b 4 d"], least
+) -> tuple[Float[Tensor, "2 *b"], Float[Tensor, "2 *b"], Float[Tensor, "*b 4"]]: ...
 
 
 @of(arcs)
-def arc_weights(ends: Float[Tensor, "*b 4 d"], least) -> Float[Tensor, "*b 4"]: ...
+def arc_weights(
+    ends: Float[Tensor, "*b 4 d"], least
+) -> tuple[Float[Tensor, "2 *b"], Float[Tensor, "2 *b"], Float[Tensor, "*b 4"]]: ...
 
 
 @of(segments)

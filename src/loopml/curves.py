@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -18,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from loopml import ops
-from loopml._checks import values_readable
 from loopml._types import Pairs
-from loopml.geometry.arcs import arc_weights, kept_unit, least_square, products_of
+from loopml.geometry.arcs import arc_weights, kept_unit, products_of
+from loopml.geometry.cones import least_square
 from loopml.geometry.evaluate import normalized, wide
 from loopml.geometry.gram import (
     grid_corners,
@@ -153,12 +152,9 @@ class Arcs:
         """As :class:`Curve`."""
         # In float32 the rows are of length 1 to 6e-8, by which short arcs would be skew.
         units = normalized(wide(points))
-        weigh = partial(arc_weights, least=opposite_square(points.dtype))
-        # A look would wait for a GPU.
-        if not values_readable(points) or bool((units == 0).all(1).any()):
-            weigh = partial(_weights_with_zeros, weigh)
+        least = opposite_square(points.dtype)
         weights = [
-            weigh(rows_of(units, some))
+            arc_weights(rows_of(units, some), least)[2]
             for some in torch.split(rows, max(1, _CHUNK // points.shape[1]))
         ]
         return Minimum(torch.cat(weights).to(points.dtype), sq_size=1)
@@ -175,28 +171,6 @@ class Arcs:
             return arc_cosines(*(units[index] for index in ends)).to(points.dtype)
 
         return Products(wide(points), cosines)
-
-
-def _weights_with_zeros(weigh: Callable[[Tensor], Tensor], ends: Tensor) -> Tensor:
-    """The weights of endpoints (m, 4, d) of which some are zero: an arc from one is its two ends.
-
-    A zero row is at distance 1 from a unit vector and 0 from another zero row.
-    """
-    m, _, d = ends.shape
-    curves = ends.view(m, 2, 2, d)
-    zero = (curves == 0).all(-1)  # (m, 2, 2)
-    has_zero = zero.any(-1)
-    # The other end alone, compared with the zero one afterwards.
-    other = torch.where(zero.unsqueeze(-1), curves.flip(2), curves)
-    weights = weigh(other.view(m, 4, d)).view(m, 2, 2)
-    at_other = (~zero).to(weights.dtype)
-    weights = torch.where(has_zero.unsqueeze(-1), at_other, weights)
-    points = (weights.unsqueeze(-1) * curves).sum(2)
-    of_zero = torch.where(has_zero.all(-1), 0, 1)
-    nearer = has_zero.any(-1) & ((points[:, 0] - points[:, 1]).square().sum(-1) > of_zero)
-    at_zero = torch.nn.functional.one_hot(zero.long().argmax(-1), 2).to(weights.dtype)
-    at_zero = torch.where(has_zero.unsqueeze(-1), at_zero, weights)
-    return torch.where(nearer.view(m, 1, 1), at_zero, weights).view(m, 4)
 
 
 @dataclass(frozen=True)

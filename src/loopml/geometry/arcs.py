@@ -1,16 +1,7 @@
-r"""The minimum chord distance between two great-circle arcs, in closed form.
+r"""The minimum chord distance between two great-circle arcs.
 
-Each arc is an angle on either side of its middle: with ``e = unit(p0 + p1)`` and
-``f = unit(p1 - p0)``, which are orthogonal for unit endpoints, its points are
-``cos(a) e + sin(a) f`` for ``|a| <= h``. The inner product of a point of each arc is then
-``x^T M y`` with M the 2 x 2 matrix of frame products, and x and y unit vectors in two cones about
-the first axis. Its largest value lies at the top singular pair of M if both vectors are in their
-cones, and else on one of the four edges of the box, where one of the vectors is at an end of its
-cone and the other answers it best. There is no other case.
-
-So five candidates are compared, each of them feasible by construction: the top left singular vector
-and both ends of either cone, each with the best answer of the other arc. Since none of them can
-score better than the truth, rounding can only lose the last digits, never invent a nearer point.
+Where they come nearest is solved in closed form, in ``cones``; here are the vectors that go in and
+the points that come out.
 """
 
 from __future__ import annotations
@@ -20,81 +11,52 @@ from torch import Tensor
 
 from loopml._checks import check_endpoints, check_nonzero
 from loopml._types import Closest
+from loopml.geometry.cones import (
+    candidates,
+    choose,
+    cones_of,
+    fraction_of,
+    least_square,
+    weights_at,
+)
 from loopml.geometry.evaluate import (
     by_curve,
     distance_between,
     mixed,
     narrowed,
     normalized,
+    power_of_two,
     stacked,
     wide,
 )
 from loopml.geometry.lengths import direction_of
 
 
-def angle_of(x: Tensor, y: Tensor) -> Tensor:
-    """The angle of (x, y); that of (0, 0) is pi, so that its answer is an end of the arc.
+def sum_and_difference(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """``unit(start) + unit(end)`` and ``unit(end) - unit(start)`` of directions (..., d)."""
+    first, last = normalized(start), normalized(end)
+    total, difference = first + last, last - first
+    return total + rounding_of_sum(start, end, total, difference), difference
 
-    The frame of opposite endpoints has no middle, and an angle between its ends is no point.
+
+@torch.no_grad()
+def rounding_of_sum(start: Tensor, end: Tensor, total: Tensor, difference: Tensor) -> Tensor:
+    """What is missing in the sum of two nearly opposite unit vectors, and 0 for any others.
+
+    The rounding of unit vectors, 1e-16, turns a sum of length 1e-9 by 1e-7. The sum is a multiple
+    of ``start + r end`` with r the ratio of their lengths, less what is along the difference, which
+    it is orthogonal to. That takes away an error of r, so r may have few digits, and its products
+    with both halves of the digits of ``end`` are exact.
     """
-    return torch.atan2(y, x - torch.finfo(x.dtype).tiny)
-
-
-def solve_cones(matrix: Tensor, p_half: Tensor, q_half: Tensor) -> Tensor:
-    """The angles of unit vectors of two cones that maximise ``x^T M y``.
-
-    The best answer of a cone to a vector is the vector's angle, clamped to the cone.
-
-    Args:
-        matrix: (2, 2, ...) M.
-        p_half: (...) half of the cone of x, to broadcast.
-        q_half: (...) half of the cone of y, to broadcast.
-
-    Returns:
-        (2, ...) angles from the first axis.
-    """
-    # On the arc of p: both ends, the answers to both ends of q, and the top left singular vector,
-    # which is the half angle of M M^T.
-    middle, side = matrix[:, 0] * q_half.cos(), matrix[:, 1] * q_half.sin()  # (2, ...)
-    last, first = middle + side, middle - side
-    sq = (matrix * matrix).sum(1)
-    double = torch.stack([sq[0] - sq[1], 2 * (matrix[0] * matrix[1]).sum(0)])
-    answers = angle_of(*torch.stack([last, first, double], 1))  # (3, ...)
-    answers[2] /= 2
-    limit = p_half.expand_as(answers[0])
-    a = torch.cat([torch.stack([limit, -limit]), answers]).clamp(-limit, limit)  # (5, ...)
-    # The answer of q to each.
-    x, y = matrix[0].unsqueeze(1) * a.cos() + matrix[1].unsqueeze(1) * a.sin()
-    b = angle_of(x, y).clamp(-q_half, q_half)
-    value = x * b.cos() + y * b.sin()
-    # An end of an arc is exact, the singular vector is rounded: it has to be better by more.
-    value[4] -= 2 * torch.finfo(value.dtype).eps
-    best = value.argmax(0, keepdim=True)
-    return torch.cat([a.gather(0, best), b.gather(0, best)])
-
-
-def fraction_of(angle: Tensor, half: Tensor) -> Tensor:
-    """The fraction of an arc at an angle from its middle; 0 on a point."""
-    return torch.where(half > 0, (angle / half + 1) / 2, 0)
-
-
-def least_square(dtype: torch.dtype) -> float:
-    """The squared length under which a sum of unit vectors of ``dtype`` is but their rounding.
-
-    eps^1.25: a length of 1.6e-10 in float64 and of 4.7e-5 in float32.
-    """
-    return float(torch.finfo(dtype).eps ** 1.25)
-
-
-def inverse_length(sq_length: Tensor, least: Tensor | float) -> Tensor:
-    """``1 / sqrt(sq_length)``, and 0 where that is at most ``least``."""
-    return torch.where(sq_length > least, sq_length.clamp(min=least).rsqrt(), 0)
-
-
-def middles_and_differences(ends: Tensor) -> Tensor:
-    """p0 + p1, p1 - p0, q0 + q1, q1 - q0 from the endpoints p0, p1, q0, q1: (..., 4, d)."""
-    start, end = by_curve(ends).unbind(-2)  # (..., 2, d) each
-    return torch.stack([start + end, end - start], -2).flatten(-3, -2)
+    first, last = (x / power_of_two(x) for x in (start, end))
+    length = first.norm(dim=-1, keepdim=True)
+    ratio = (length / last.norm(dim=-1, keepdim=True)).float().to(last.dtype)
+    high = last.float().to(last.dtype)
+    exact = (first + ratio * high) + ratio * (last - high)
+    along = normalized(difference)
+    exact = (exact - (exact * along).sum(-1, keepdim=True) * along) / length
+    opposite = difference.square().sum(-1, keepdim=True) > 3.75
+    return torch.where(opposite, exact - total, 0)
 
 
 def products_of(vectors: Tensor) -> Tensor:
@@ -107,49 +69,51 @@ def products_of(vectors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nearest_on_arcs(products: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+def nearest_on_arcs(vectors: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """Where two arcs come nearest to each other.
 
     Args:
-        products: (..., 4, 4) inner products of p0 + p1, p1 - p0, q0 + q1 and q1 - q0, of unit
-            endpoints. Sums and differences taken first keep the digits of near endpoints.
+        vectors: (..., 4, d) p0 + p1, p1 - p0, q0 + q1, q1 - q0 of unit endpoints and zero rows.
+            Sums and differences taken first keep the digits of near endpoints.
         least: squared length of a sum under which the endpoints are opposite.
 
     Returns:
         Half of the angle of both arcs (2, ...), the angles of the nearest points from their middles
-        (2, ...), and the weights (2, 2, ...) of the sums and of the differences in them.
+        (2, ...), and the weights (..., 4) of ``vectors`` in those points.
     """
-    products = products.movedim((-2, -1), (0, 1))  # (4, 4, ...)
-    sq = products.diagonal().movedim(-1, 0)  # (4, ...)
-    # The weight on a middle has no bound, so its length must be known; that on a difference has.
-    per = torch.cat(
-        [inverse_length(sq[0::2], least), inverse_length(sq[1::2], least_square(sq.dtype))]
+    products = products_of(vectors).movedim((-2, -1), (0, 1))  # (4, 4, ...)
+    p, q = (
+        cones_of(products[i, i], products[i + 1, i + 1], products[i, i + 1], least) for i in (0, 2)
     )
-    half = torch.atan2(per[2:] * sq[1::2], per[:2] * sq[0::2])  # (2, ...) of p and q
-    per_p, per_q = per[0::2], per[1::2]  # of the middle and the difference
-    matrix = per_p.unsqueeze(1) * products[:2, 2:] * per_q
-    angles = solve_cones(matrix, *half)
-    weights = per.view(2, 2, *half.shape[1:]) * torch.stack([angles.cos(), angles.sin()])
-    return half, angles, weights
+    a, b = candidates(products[:2, 2:], p, q)
+    weights = torch.cat([weights_at(a, p), weights_at(b, q)])  # (4, 5, ...)
+    # A cosine tells chords apart to 1.5e-8, a difference to 1e-16.
+    signed = torch.cat([weights[:2], -weights[2:]]).movedim((1, 0), (-2, -1))  # (..., 5, 4)
+    distance = (signed @ vectors).norm(dim=-1).movedim(-1, 0)
+    a, b, *chosen = choose(distance, 1, a, b, *weights)
+    return torch.stack([p.half, q.half]), torch.stack([a, b]), torch.stack(chosen, -1)
 
 
-def arc_weights(ends: Tensor, least: float) -> Tensor:
-    """The weights of the endpoints p0, p1, q0, q1 in the nearest points of two arcs: (..., 4).
+def arc_weights(ends: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Where two arcs come nearest to each other, as weights of their endpoints.
 
-    At an end of an arc they are exactly 1 and 0: rounding in place of the 0 would be a point of its
-    own where the other weight is on a vector of length 0.
+    A curve with a zero row has no arc between its ends and is these two. Nearness is Euclidean: a
+    zero row is at distance 1 of each unit vector, and at 0 of another zero row.
 
     Args:
-        ends: (..., 4, d) float64 unit vectors.
+        ends: (..., 4, d) p0, p1, q0, q1 in float64: unit vectors or zero rows.
         least: squared length of a sum under which the endpoints are opposite.
+
+    Returns:
+        Half of the angle of both arcs (2, ...), the angles of the nearest points from their middles
+        (2, ...), and the weights (..., 4) of the endpoints in those points: exactly 0 and 1 at an
+        end of an arc.
     """
-    vectors = middles_and_differences(ends)
-    half, angles, (middle, along) = nearest_on_arcs(products_of(vectors), least)
-    at_end = torch.where(angles.abs() >= half, angles.sign(), 0)
-    # On a point, of which both ends are one, the first.
-    start = torch.where((at_end < 0) | (half == 0), 1, torch.where(at_end > 0, 0, middle - along))
-    end = torch.where((at_end < 0) | (half == 0), 0, torch.where(at_end > 0, 1, middle + along))
-    return torch.stack([start, end], -1).movedim(0, -2).flatten(-2)
+    start, end = by_curve(ends).unbind(-2)  # (..., 2, d) each
+    vectors = torch.stack([start + end, end - start], -2).flatten(-3, -2)
+    half, angles, weights = nearest_on_arcs(vectors, least)
+    middle, along = weights[..., 0::2], weights[..., 1::2]  # (..., 2) each
+    return half, angles, torch.stack([middle - along, middle + along], -1).flatten(-2)
 
 
 def kept_unit(x: Tensor) -> Tensor:
@@ -161,21 +125,19 @@ def kept_unit(x: Tensor) -> Tensor:
 
 
 def measure_arcs(ends: Tensor) -> Closest:
-    """``closest_on_arcs`` without checks, on unit vectors (..., 4, d) in their own dtype."""
-    vectors = middles_and_differences(ends)
-    half, angles, weights = nearest_on_arcs(products_of(vectors), least_square(ends.dtype))
-    s, t = fraction_of(angles, half).to(ends.dtype)
-    on_vectors = weights.transpose(0, 1).flatten(0, 1).movedim(0, -1).to(ends.dtype)
-    point_p, point_q = kept_unit(mixed(on_vectors, vectors)).unbind(-2)
+    """``closest_on_arcs`` without checks, on directions (..., 4, d) in their own dtype."""
+    vectors = torch.stack(sum_and_difference(*by_curve(ends).unbind(-2)), -2).flatten(-3, -2)
+    half, angles, weights = nearest_on_arcs(vectors, least_square(ends.dtype))
+    s, t = fraction_of(angles, half)
+    point_p, point_q = kept_unit(mixed(weights, vectors)).unbind(-2)
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))
 
 
-def directions(**points: Tensor) -> tuple[Tensor, ...]:
-    """The named tensors as float64 unit vectors."""
-    check_endpoints(points)
+def check_directions(points: dict[str, Tensor], ndim: int | None = None) -> None:
+    """Raise unless the named endpoints are directions that fit each other."""
+    check_endpoints(points, ndim)
     for name, x in points.items():
         check_nonzero(name, x)
-    return tuple(normalized(wide(x)) for x in points.values())
 
 
 def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
@@ -223,7 +185,8 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
         >>> round(s.item(), 6), round(t.item(), 6), round(distance.item(), 6)
         (0.5, 0.0, 0.765367)
     """
-    return narrowed(measure_arcs(stacked(*directions(p0=p0, p1=p1, q0=q0, q1=q1))), p0.dtype)
+    check_directions({"p0": p0, "p1": p1, "q0": q0, "q1": q1})
+    return narrowed(measure_arcs(wide(stacked(p0, p1, q0, q1))), p0.dtype)
 
 
 def arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:

@@ -15,10 +15,27 @@ from loopml._checks import check_broadcast
 from loopml._types import Closest
 from loopml.geometry.lengths import length_of
 
+# Integers of a width with a floating point type, and the bits that are its exponent.
+_EXPONENT = {
+    torch.float64: (torch.int64, 0x7FF << 52),
+    torch.float32: (torch.int32, 0xFF << 23),
+}
+
 
 def wide(x: Tensor) -> Tensor:
     """``x`` in float64, or in float32 on a device (MPS) that has no float64."""
     return x.float() if x.device.type == "mps" else x.double()
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """The power of two below the largest coordinate of ``x`` (..., d): (..., 1), a constant.
+
+    Dividing by it rounds nothing. It is never below the least normal number.
+    """
+    # The bits of the exponent alone: exp2 of a whole number is rounded on some devices.
+    bits, exponent = _EXPONENT[x.dtype]
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    return (largest.view(bits) & exponent).view(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def touch_tolerance(dtype: torch.dtype) -> float:

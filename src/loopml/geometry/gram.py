@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from loopml._types import Pairs
-from loopml.geometry.arcs import inverse_length
+from loopml.geometry.cones import inverse_length
 
 
 def rounding(dtype: torch.dtype) -> float:

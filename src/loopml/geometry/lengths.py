@@ -26,13 +26,14 @@ class _Direction(torch.autograd.Function):
         length = _norm(x, keepdim=True)
         scale = torch.where(length > 0, 1 / length.clamp(min=least), 0)
         unit = x * scale
-        ctx.save_for_backward(unit, scale)
+        ctx.save_for_backward(unit, scale, length >= least)
         return unit, scale
 
     @staticmethod
     def backward(ctx: Any, of_unit: Tensor, of_scale: Tensor) -> tuple[Tensor, None]:
-        unit, scale = ctx.saved_tensors
+        unit, scale, scale_moves = ctx.saved_tensors
         along = (of_unit * unit).sum(-1, keepdim=True) + of_scale * scale
+        along = torch.where(scale_moves, along, 0)  # below the least length the scale is constant
         return torch.addcmul(of_unit, unit, along, value=-1).mul_(scale), None
 
 

@@ -7,23 +7,28 @@ The (p, q) distances come from inner products of endpoints in float64, so nothin
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from loopml._checks import check_endpoints, check_same_length
-from loopml.geometry.arcs import (
-    directions,
+from loopml.geometry.arcs import check_directions, sum_and_difference
+from loopml.geometry.cones import (
+    Cones,
+    candidates,
+    choose,
     fraction_of,
-    inverse_length,
+    frame_products,
     least_square,
-    solve_cones,
+    lengths_of,
 )
-from loopml.geometry.evaluate import wide
-from loopml.geometry.segments import Products, length_and_direction, solve_box
+from loopml.geometry.evaluate import distance_of, wide
+from loopml.geometry.recompute import recomputed
+from loopml.geometry.segments import measure_segments
 
 # Entries of one (rows, q) temporary; a few dozen of them live at once.
-_BLOCK = 1 << 18
+_BLOCK = 1 << 15
 
 
 def pairwise_segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
@@ -61,10 +66,7 @@ def pairwise_segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) ->
         tensor([[2., 3.]])
     """
     _check_sets(p0, p1, q0, q1)
-    points = [wide(x) for x in (p0, p1, q0, q1)]
-    # Distances do not change, and the rounding of inner products shrinks to the spread.
-    center = torch.cat(points).detach().mean(0) if len(p0) + len(q0) else 0
-    return _in_blocks(_all_segments, *(x - center for x in points)).to(p0.dtype)
+    return _in_blocks(_all_segments, *(wide(x) for x in (p0, p1, q0, q1))).to(p0.dtype)
 
 
 def pairwise_arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
@@ -101,7 +103,8 @@ def pairwise_arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Ten
         tensor([[1.4142, 0.0000]])
     """
     _check_sets(p0, p1, q0, q1)
-    return _in_blocks(_all_arcs, *directions(p0=p0, p1=p1, q0=q0, q1=q1)).to(p0.dtype)
+    check_directions({"p0": p0, "p1": p1, "q0": q0, "q1": q1})
+    return _in_blocks(_all_arcs, *(wide(x) for x in (p0, p1, q0, q1))).to(p0.dtype)
 
 
 def _check_sets(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> None:
@@ -117,44 +120,26 @@ def _in_blocks(
     q0: Tensor,
     q1: Tensor,
 ) -> Tensor:
-    rows = max(1, _BLOCK // max(1, len(q0)))
+    rows = max(1, _BLOCK // max(1, q0.numel()))
     blocks = zip(torch.split(p0, rows), torch.split(p1, rows), strict=True)
-    return torch.cat([measure(block0, block1, q0, q1) for block0, block1 in blocks])
+    return torch.cat([recomputed(measure, block0, block1, q0, q1) for block0, block1 in blocks])
 
 
 def _all_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
-    with torch.no_grad():
-        p_length, u = length_and_direction(p0, p1)
-        q_length, v = length_and_direction(q0, q1)
-        uv = u @ v.T
-        ur = (u * p0).sum(1, keepdim=True) - u @ q0.T
-        vr = p0 @ v.T - (v * q0).sum(1)
-        # |u|^2 is 1, but 0 on a segment without length.
-        ww = (p_length > 0).to(uv.dtype).unsqueeze(1) - uv * uv
-        s, t = solve_box(
-            Products(uv, ur, vr, ww, ur - uv * vr),
-            p_length.unsqueeze(1).expand_as(uv),
-            q_length.expand_as(uv),
-        )
-    sq_p = _sq_on_segment(s, p0, p1, (-1, 1))
-    sq_q = _sq_on_segment(t, q0, q1, (1, -1))
-    inner = (1 - s) * ((1 - t) * (p0 @ q0.T) + t * (p0 @ q1.T))
-    inner = inner + s * ((1 - t) * (p1 @ q0.T) + t * (p1 @ q1.T))
-    p_size, q_size = (
-        torch.stack(ends).detach().square().sum(-1).amax(0) for ends in ((p0, p1), (q0, q1))
-    )
-    return _distance(sq_p + sq_q - 2 * inner, torch.maximum(p_size.unsqueeze(1), q_size))
-
-
-def _sq_on_segment(s: Tensor, p0: Tensor, p1: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Squares of the points at ``s`` (p, q), where ``shape`` is (p, 1) or (1, q)."""
-    sq0, dot, sq1 = ((a * b).sum(1).view(shape) for a, b in ((p0, p0), (p0, p1), (p1, p1)))
-    return (1 - s) ** 2 * sq0 + 2 * s * (1 - s) * dot + s**2 * sq1
+    return measure_segments(p0.unsqueeze(1), p1.unsqueeze(1), q0, q1)[2]
 
 
 def _all_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
-    inner = arc_cosines(p0, p1, q0, q1)
-    return _distance(2 - 2 * inner, torch.ones_like(inner))
+    p, q = _axes(sum_and_difference(p0, p1)), _axes(sum_and_difference(q0, q1))
+    a, b = _nearest_angles(p, q)
+    on_p = _points(a, *p.unit)  # (rows, q, d)
+    on_q = _points(b.T, *q.unit).transpose(0, 1)
+    return distance_of(on_p - on_q, sq_size=1)
+
+
+def _points(angle: Tensor, middle: Tensor, along: Tensor) -> Tensor:
+    """The points at angles (p, q) from the middles of p arcs: (p, q, d)."""
+    return torch.stack([angle.cos(), angle.sin()], -1) @ torch.stack([middle, along], 1)
 
 
 def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
@@ -162,42 +147,51 @@ def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
 
     Takes float64 unit vectors (p, d) and (q, d) as they are, and stores (p, q) temporaries.
     """
-    p_half, p_middle, p_along, p_skew = _frame(p0, p1)
-    q_half, q_middle, q_along, q_skew = _frame(q0, q1)
-    p_half = p_half.unsqueeze(1)
-    xx, xy = p_middle @ q_middle.T, p_middle @ q_along.T  # (p, q)
-    yx, yy = p_along @ q_middle.T, p_along @ q_along.T
-    with torch.no_grad():
-        matrix = torch.stack([torch.stack([xx, xy]), torch.stack([yx, yy])])
-        a, b = solve_cones(matrix, p_half, q_half)
-        s, t = fraction_of(a, p_half), fraction_of(b, q_half)
-    # The angles move with the endpoints, so that an end of an arc stays one.
-    a, b = (2 * s - 1) * p_half, (2 * t - 1) * q_half
+    p, q = _axes((p0 + p1, p1 - p0)), _axes((q0 + q1, q1 - q0))
+    a, b = _nearest_angles(p, q)
+    (xx, xy), (yx, yy) = ([x @ y.T for y in q.unit] for x in p.unit)
     inner = a.cos() * (xx * b.cos() + xy * b.sin()) + a.sin() * (yx * b.cos() + yy * b.sin())
+    # Squares of the points: 1 but for rounding, and far less only where an endpoint is a zero row.
+    p_skew, q_skew = (x.mul(y).sum(1) for x, y in (p.unit, q.unit))
     sq_p, sq_q = 1 + (2 * a).sin() * p_skew.unsqueeze(1), 1 + (2 * b).sin() * q_skew
-    # They are 1 but for rounding, and far less only where an endpoint is a zero row of a batch.
     return inner / (sq_p.clamp(min=0.5) * sq_q.clamp(min=0.5)).sqrt()
 
 
-def _frame(p0: Tensor, p1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Half of each arc's angle (p,), its unit middle and direction (p, d), and their product (p,).
+class _Axes(NamedTuple):
+    """Arcs as angles on either side of their middles, with the vectors that span them."""
 
-    That is 0 for unit vectors, and up to 1e-16 over the length of the middle for rounded ones.
-    """
-    middle, along = p0 + p1, p1 - p0
-    sq_middle, sq_along = middle.square().sum(1), along.square().sum(1)
-    least = least_square(p0.dtype)
-    per_middle, per_along = inverse_length(sq_middle, least), inverse_length(sq_along, least)
-    middle_length, along_length = per_middle * sq_middle, per_along * sq_along
+    cones: Cones  # (p, 1) each
+    vectors: tuple[Tensor, Tensor]  # (p, d) each: the sum of the endpoints and their difference
+    unit: tuple[Tensor, Tensor]  # the middle and the direction towards the end
+
+
+def _axes(vectors: tuple[Tensor, Tensor]) -> _Axes:
+    total, difference = vectors
+    sq_total, sq_difference = (x.square().sum(1, keepdim=True) for x in vectors)
+    per = lengths_of(sq_total, sq_difference, least_square(total.dtype))
+    x, y = per[0] * sq_total, per[1] * sq_difference
     # Between two zero rows of a batch there is no angle, and torch 2.4 has a NaN for its gradient.
-    is_point = middle_length + along_length == 0
-    half = torch.atan2(along_length, middle_length.masked_fill(is_point, 1))
-    middle, along = middle * per_middle.unsqueeze(1), along * per_along.unsqueeze(1)
-    return half, middle, along, (middle * along).sum(1)
+    half = torch.atan2(y, x.masked_fill(x + y == 0, 1))
+    inner = (total * difference).sum(1, keepdim=True)
+    skew = torch.where(inner.abs() < 0.5, inner * per[0] ** 2, 0)  # not beside a zero row
+    unit = total * per[0], (difference - skew * total) * per[1]
+    return _Axes(Cones(per, half, skew, lean=0), vectors, unit)
 
 
-def _distance(sq_distance: Tensor, sq_size: Tensor) -> Tensor:
-    """Square root; 0 with a zero gradient where the square is the rounding of ``sq_size``."""
+def _nearest_angles(p: _Axes, q: _Axes) -> tuple[Tensor, Tensor]:
+    """Angles (p, q) from the middles of both arcs; they move as their ends do."""
+    of_p, (per, half, skew, _) = p.cones, q.cones
+    of_q = Cones(per.mT, half.mT, skew.mT, lean=0)
     with torch.no_grad():
-        apart = ~(sq_distance <= 64 * torch.finfo(sq_distance.dtype).eps * sq_size)  # or NaN
-    return torch.where(apart, torch.where(apart, sq_distance, 1).sqrt(), 0)
+        products = torch.stack([torch.stack([x @ y.T for y in q.vectors]) for x in p.vectors])
+        a, b = candidates(products, of_p, of_q)
+        xx, xy, yx, yy = frame_products(products, of_p, of_q)
+        # How much less than that of the middles the cosine is. Those of arcs 1e-8 long differ by
+        # 1e-16, which is their rounding, but this does not. 1 - cos a is also 2 sin^2 (a / 2).
+        less_a, less_b = 2 * (a / 2).sin() ** 2, 2 * (b / 2).sin() ** 2
+        less = xx * (less_a + less_b - less_a * less_b)
+        less = less - xy * b.sin() * (1 - less_a) - a.sin() * (yx * (1 - less_b) + yy * b.sin())
+        a, b = choose(less, less.abs().amax(0), a, b)
+        s, t = fraction_of(a, of_p.half), fraction_of(b, of_q.half)
+    # An end of an arc stays one.
+    return (2 * s - 1) * of_p.half, (2 * t - 1) * of_q.half

@@ -48,7 +48,8 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     Returns:
         Its result, which differentiates twice. A compiler and a transform see the function itself.
     """
-    if any(is_traced(x) for x in tensors):
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if not wanted or any(is_traced(x) for x in tensors):
         return function(*tensors)
     result: Tensor = _Recomputed.apply(function, *tensors)  # type: ignore[no-untyped-call,unused-ignore]
     return result

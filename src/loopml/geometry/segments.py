@@ -20,30 +20,50 @@ from torch import Tensor
 
 from loopml._checks import check_endpoints
 from loopml._types import Closest
-from loopml.geometry.evaluate import distance_between, mixed, narrowed, stacked, wide
+from loopml.geometry.evaluate import distance_of, mixed, narrowed, stacked, wide
 
 
-class Products(NamedTuple):
-    """The inner products that fix the nearest points of two segments."""
+class Differences(NamedTuple):
+    """Two segments as vectors, in units that leave their squares in range."""
 
-    uv: Tensor
-    ur: Tensor
-    vr: Tensor
-    ww: Tensor
-    wr: Tensor
+    p: Tensor  # (..., d) p1 - p0
+    q: Tensor  # (..., d) q1 - q0
+    starts: Tensor  # (..., d) p0 - q0
+    p_unit: Tensor  # (..., 1) the unit of p over that of the starts
+    q_unit: Tensor
+    unit: Tensor  # (..., 1) that of the starts
 
 
-def solve_box(products: Products, p_length: Tensor, q_length: Tensor) -> tuple[Tensor, Tensor]:
-    """Fractions (s, t) of the nearest points of two segments."""
-    uv, ur, vr, ww, wr = products
-    zero = torch.zeros_like(ur)
-    # Below this w is the rounding of u and v: any x is as good as another.
-    skew = ww > torch.finfo(ww.dtype).eps ** 2
-    x = torch.where(skew, -wr / torch.where(skew, ww, 1), zero)
-    x = torch.minimum(x.clamp(min=0), p_length)
-    y = torch.minimum((vr + uv * x).clamp(min=0), q_length)
-    x = torch.minimum((uv * y - ur).clamp(min=0), p_length)
-    return fraction(x, p_length), fraction(y, q_length)
+def differences_of(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Differences:
+    """The vectors of segments whose endpoints (..., d) broadcast.
+
+    Differences come first, and keep what segments far from the origin tell. Those of halves do not
+    overflow.
+    """
+    p0, p1, q0, q1 = (x / 2 for x in (p0, p1, q0, q1))
+    p_unit, q_unit = largest_of(p0, p1), largest_of(q0, q1)
+    unit = torch.maximum(p_unit, q_unit)
+    return Differences(
+        (p1 - p0) / p_unit, (q1 - q0) / q_unit, (p0 - q0) / unit, p_unit / unit, q_unit / unit, unit
+    )
+
+
+def largest_of(x: Tensor, y: Tensor) -> Tensor:
+    """The largest coordinate of two points, but at least the least normal number: (..., 1)."""
+    largest = torch.maximum(*(z.detach().abs().amax(-1, keepdim=True) for z in (x, y)))
+    return largest.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products along the last axis, which stays, with length 1."""
+    # Unlike a product and its sum this has no (p, q, d) tensor for curves of a (p, 1) and a (q,).
+    return torch.einsum("...d,...d->...", x, y).unsqueeze(-1)
+
+
+def length_and_direction(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """Length (..., 1) and unit direction (..., d), zero where the segment is a point."""
+    length = difference.norm(dim=-1, keepdim=True)
+    return length, difference / torch.where(length > 0, length, 1)
 
 
 def fraction(x: Tensor, length: Tensor) -> Tensor:
@@ -51,32 +71,46 @@ def fraction(x: Tensor, length: Tensor) -> Tensor:
     return x / torch.where(length > 0, length, 1)
 
 
-def length_and_direction(p0: Tensor, p1: Tensor) -> tuple[Tensor, Tensor]:
-    """Length (...) and unit direction (..., d), zero where the segment is a point."""
-    difference = p1 - p0
-    length = difference.norm(dim=-1)
-    return length, difference / torch.where(length > 0, length, 1).unsqueeze(-1)
-
-
 @torch.no_grad()
+def solve_box(segments: Differences) -> tuple[Tensor, Tensor]:
+    """Fractions (s, t) of the nearest points of two segments: (..., 1) each."""
+    p_length, u = length_and_direction(segments.p)
+    q_length, v = length_and_direction(segments.q)
+    p_length, q_length = p_length * segments.p_unit, q_length * segments.q_unit
+    r = segments.starts
+    uv, vr = dot(u, v), dot(v, r)
+    # The parts of u and of r that are orthogonal to v.
+    w, across = torch.addcmul(u, uv, v, value=-1), torch.addcmul(r, vr, v, value=-1)
+    ww, wr = w.norm(dim=-1, keepdim=True) ** 2, (w * across).sum(-1, keepdim=True)
+    # Below this w is the rounding of u and v: any x is as good as another.
+    skew = ww > torch.finfo(ww.dtype).eps ** 2
+    x = torch.where(skew, -wr / torch.where(skew, ww, 1), 0)
+    x = torch.minimum(x.clamp(min=0), p_length)
+    y = torch.minimum((vr + uv * x).clamp(min=0), q_length)
+    x = torch.minimum((uv * (y - vr) - wr).clamp(min=0), p_length)
+    return fraction(x, p_length), fraction(y, q_length)
+
+
 def nearest_on_segments(ends: Tensor) -> tuple[Tensor, Tensor]:
     """Fractions (s, t) of the nearest points, from the endpoints p0, p1, q0, q1: (..., 4, d)."""
-    p0, p1, q0, q1 = ends.unbind(-2)
-    p_length, u = length_and_direction(p0, p1)
-    q_length, v = length_and_direction(q0, q1)
-    r = p0 - q0
-    uv = (u * v).sum(-1)
-    w = u - uv.unsqueeze(-1) * v
-    products = Products(uv, (u * r).sum(-1), (v * r).sum(-1), (w * w).sum(-1), (w * r).sum(-1))
-    return solve_box(products, p_length, q_length)
+    s, t = solve_box(differences_of(*ends.detach().unbind(-2)))
+    return s.squeeze(-1), t.squeeze(-1)
 
 
-def measure_segments(ends: Tensor) -> Closest:
-    """``closest_on_segments`` without checks, on endpoints (..., 4, d) in their own dtype."""
-    s, t = nearest_on_segments(ends)
-    point_p, point_q = mixed(torch.stack([1 - s, s, 1 - t, t], -1), ends).unbind(-2)
-    sq_size = ends.detach().square().sum(-1).amax(-1)
-    return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size))
+def measure_segments(
+    p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fractions s, t and the distance (...) of segments whose endpoints (..., d) broadcast."""
+    segments = differences_of(p0, p1, q0, q1)
+    s, t = solve_box(segments)
+    p, q, starts, p_unit, q_unit, unit = segments
+    difference = torch.addcmul(starts, s * p_unit, p)
+    difference = torch.addcmul(difference, t * q_unit, q, value=-1)
+    # The rounding of a distance is beside what was added up for it.
+    lengths = (x.detach().norm(dim=-1, keepdim=True) * y for x, y in ((p, p_unit), (q, q_unit)))
+    sq_size = torch.maximum(*lengths).square().squeeze(-1)
+    distance = distance_of(difference, sq_size) * (2 * unit).squeeze(-1)
+    return s.squeeze(-1), t.squeeze(-1), distance
 
 
 def closest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
@@ -123,7 +157,10 @@ def closest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Close
         (0.5, 0.25, 1.0)
     """
     check_endpoints({"p0": p0, "p1": p1, "q0": q0, "q1": q1})
-    return narrowed(measure_segments(wide(stacked(p0, p1, q0, q1))), p0.dtype)
+    ends = wide(stacked(p0, p1, q0, q1))
+    s, t, distance = measure_segments(*ends.unbind(-2))
+    point_p, point_q = mixed(torch.stack([1 - s, s, 1 - t, t], -1), ends).unbind(-2)
+    return narrowed(Closest(s, t, point_p, point_q, distance), p0.dtype)
 
 
 def segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
