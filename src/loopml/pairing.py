@@ -127,7 +127,7 @@ def pair_up(
         if ref_labels is not None:
             raise ValueError(
                 "pairing='consecutive' joins the rows of one batch and cannot use ref_emb; "
-                "use pairing='auto'"
+                "use pairing='auto' or pairing='all'"
             )
         curves = _consecutive(labels)
         return _both_ways(curves, curves)
@@ -164,7 +164,7 @@ def _consecutive(labels: Tensor) -> Pairs:
     if len(labels) % 2:
         raise ValueError(
             f"pairing='consecutive' needs an even batch, got {len(labels)} rows; "
-            "drop one or use pairing='auto'"
+            "drop one or use pairing='auto' or pairing='all'"
         )
     first, second = labels[0::2], labels[1::2]
     if values_readable(labels) and not bool((first == second).all()):
@@ -172,7 +172,7 @@ def _consecutive(labels: Tensor) -> Pairs:
         raise ValueError(
             f"pairing='consecutive' needs labels that agree in rows (0, 1), (2, 3), ..., "
             f"got {int(labels[row])} and {int(labels[row + 1])} in rows {row} and {row + 1}; "
-            "sort the batch by label or use pairing='auto'"
+            "draw it with MPerClassSampler(labels, m=2) or use pairing='auto' or pairing='all'"
         )
     index = torch.arange(len(labels), device=labels.device)
     return Pairs(index[0::2], index[1::2], first)

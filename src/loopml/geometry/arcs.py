@@ -54,7 +54,9 @@ def rounding_of_sum(start: Tensor, end: Tensor, total: Tensor, difference: Tenso
     high = last.float().to(last.dtype)
     exact = (first + ratio * high) + ratio * (last - high)
     along = normalized(difference)
-    exact = (exact - (exact * along).sum(-1, keepdim=True) * along) / length
+    exact = exact - (exact * along).sum(-1, keepdim=True) * along
+    # Its direction alone: how long the sum is, the error of r changes and rounding hardly does.
+    exact = normalized(exact) * total.norm(dim=-1, keepdim=True)
     opposite = difference.square().sum(-1, keepdim=True) > 3.75
     return torch.where(opposite, exact - total, 0)
 
