@@ -1,7 +1,9 @@
 """All curves of one set against all of another, measured and differentiable.
 
-The (p, q) distances come from inner products of endpoints in float64, so nothing has the shape
-(p, q, d), and blocks of rows bound the (p, q) temporaries.
+Most of the (p, q) distances come from inner products of endpoints in float64. Where products have
+lost too much for the two curves at hand, these are measured again from differences (all are where
+values cannot be read, as on a GPU). Blocks of rows bound the temporaries, and are computed again
+for the gradient.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from loopml._checks import check_endpoints, check_same_length
-from loopml.geometry.arcs import check_directions, sum_and_difference
+from loopml._checks import check_endpoints, check_same_length, values_readable
+from loopml.geometry.arcs import check_directions, measure_arcs
 from loopml.geometry.cones import (
     Cones,
     candidates,
@@ -23,12 +25,19 @@ from loopml.geometry.cones import (
     least_square,
     lengths_of,
 )
-from loopml.geometry.evaluate import distance_of, wide
+from loopml.geometry.evaluate import normalized, wide
 from loopml.geometry.recompute import recomputed
-from loopml.geometry.segments import measure_segments
+from loopml.geometry.segments import fraction, length_and_direction, measure_segments
 
-# Entries of one (rows, q) temporary; a few dozen of them live at once.
-_BLOCK = 1 << 15
+# Numbers in the vectors of the pairs in a block, if all of them have to be measured.
+_BLOCK = 1 << 20
+# A squared distance that is a smaller part of what was added up for it is measured again from the
+# difference: of the others rounding leaves 1e-9.
+_NEAR = 2.0**-20
+# As are segments of a smaller squared sine, ...
+_PARALLEL = 1e-4
+# ... and arcs of whose ends the sum is shorter than 0.01.
+_NEARLY_OPPOSITE = 1e-4
 
 
 def pairwise_segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
@@ -48,12 +57,11 @@ def pairwise_segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) ->
         ValueError: the shapes do not fit, or a value is NaN or infinite.
 
     Gradient:
-        The envelope form of :func:`closest_on_segments`; 0 where the distance is within rounding
-        (1.2e-7 of the size of the centred points) of 0.
+        The envelope form of :func:`closest_on_segments`.
 
     Precision:
-        Inner products in float64: 1e-7 of the size of the centred points. For the last digits of
-        a small distance use :func:`segment_distance`.
+        Computed in float64; each distance is good to 1e-8 of itself, or to 1e-15 of the size of its
+        own segments where that is more. Other segments do not change it.
 
     Source:
         As :func:`closest_on_segments`.
@@ -86,12 +94,11 @@ def pairwise_arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Ten
         ValueError: the shapes do not fit, a vector is zero, or a value is NaN or infinite.
 
     Gradient:
-        The envelope form of :func:`closest_on_arcs`; 0 where the distance is under 1.2e-7, which
-        is rounding.
+        The envelope form of :func:`closest_on_arcs`.
 
     Precision:
-        Inner products in float64: 1e-7 absolute. For the last digits of a small distance use
-        :func:`arc_distance`.
+        Computed in float64; each distance is good to 1e-8 of itself, or to 1e-15 where that is
+        more.
 
     Source:
         As :func:`closest_on_arcs`.
@@ -126,20 +133,66 @@ def _in_blocks(
 
 
 def _all_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
-    return measure_segments(p0.unsqueeze(1), p1.unsqueeze(1), q0, q1)[2]
+    if not values_readable(p0):
+        return measure_segments(p0.unsqueeze(1), p1.unsqueeze(1), q0, q1)[2]
+    # Distances do not change, and the rounding of products shrinks to the spread.
+    center = torch.cat([p0, p1, q0, q1]).detach().mean(0)
+    sq, sure = _segments_by_products(*(x - center for x in (p0, p1, q0, q1)))
+    i, j = (~sure).nonzero(as_tuple=True)
+    return _with_measured(sq, sure, measure_segments(p0[i], p1[i], q0[j], q1[j])[2])
+
+
+def _segments_by_products(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances (p, q), and which of them the products of the endpoints are enough for."""
+    with torch.no_grad():
+        p_length, u = length_and_direction(p1 - p0)  # (p, 1), (p, d)
+        q_length, v = length_and_direction(q1 - q0)
+        q_length = q_length.T
+        uv, ur = u @ v.T, (u * p0).sum(1, keepdim=True) - u @ q0.T
+        vr = p0 @ v.T - (v * q0).sum(1)
+        ww = 1 - uv * uv  # of the part of u that is orthogonal to v
+        parallel = (ww <= _PARALLEL) & (p_length > 0) & (q_length > 0)
+        x = ((uv * vr - ur) / ww.clamp(min=_PARALLEL)).clamp(min=0)
+        y = torch.minimum((vr + uv * torch.minimum(x, p_length)).clamp(min=0), q_length)
+        x = torch.minimum((uv * y - ur).clamp(min=0), p_length)
+        s, t = fraction(x, p_length), fraction(y, q_length)
+        p_size, q_size = (
+            torch.stack(ends).square().sum(-1).amax(0) for ends in ((p0, p1), (q0, q1))
+        )
+        size = torch.maximum(p_size.unsqueeze(1), q_size)
+    inner = (1 - s) * ((1 - t) * (p0 @ q0.T) + t * (p0 @ q1.T))
+    inner = inner + s * ((1 - t) * (p1 @ q0.T) + t * (p1 @ q1.T))
+    sq = _sq_on_segment(s, p0, p1, (-1, 1)) + _sq_on_segment(t, q0, q1, (1, -1)) - 2 * inner
+    # Products that over- or underflow are not enough either.
+    sure = (sq.detach() > _NEAR * size) & (size > 1e-290) & ~parallel
+    return sq, sure
+
+
+def _sq_on_segment(s: Tensor, p0: Tensor, p1: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Squares of the points at ``s`` (p, q), where ``shape`` is (p, 1) or (1, q)."""
+    sq0, inner, sq1 = ((a * b).sum(1).view(shape) for a, b in ((p0, p0), (p0, p1), (p1, p1)))
+    return (1 - s) ** 2 * sq0 + 2 * s * (1 - s) * inner + s**2 * sq1
 
 
 def _all_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
-    p, q = _axes(sum_and_difference(p0, p1)), _axes(sum_and_difference(q0, q1))
-    a, b = _nearest_angles(p, q)
-    on_p = _points(a, *p.unit)  # (rows, q, d)
-    on_q = _points(b.T, *q.unit).transpose(0, 1)
-    return distance_of(on_p - on_q, sq_size=1)
+    if not values_readable(p0):
+        ends = torch.broadcast_tensors(p0.unsqueeze(1), p1.unsqueeze(1), q0, q1)  # type: ignore[no-untyped-call]
+        return measure_arcs(torch.stack(ends, -2)).distance
+    units = [normalized(x) for x in (p0, p1, q0, q1)]
+    sq = 2 - 2 * arc_cosines(*units)
+    with torch.no_grad():
+        p_sum, q_sum = ((units[i] + units[i + 1]).square().sum(1) for i in (0, 2))
+        known = torch.minimum(p_sum.unsqueeze(1), q_sum) > _NEARLY_OPPOSITE
+        sure = (sq > _NEAR) & known
+    i, j = (~sure).nonzero(as_tuple=True)
+    measured = measure_arcs(torch.stack([p0[i], p1[i], q0[j], q1[j]], 1)).distance
+    return _with_measured(sq, sure, measured)
 
 
-def _points(angle: Tensor, middle: Tensor, along: Tensor) -> Tensor:
-    """The points at angles (p, q) from the middles of p arcs: (p, q, d)."""
-    return torch.stack([angle.cos(), angle.sin()], -1) @ torch.stack([middle, along], 1)
+def _with_measured(sq: Tensor, sure: Tensor, measured: Tensor) -> Tensor:
+    """The roots of ``sq`` (p, q) where it is ``sure``, and the ``measured`` distances elsewhere."""
+    roots = torch.where(sure, torch.where(sure, sq, 1).sqrt(), 0)
+    return roots.masked_scatter(~sure, measured)
 
 
 def arc_cosines(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
