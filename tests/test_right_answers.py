@@ -76,7 +76,7 @@ def test_gradient_is_the_slope_of_the_loss(
     x = torch.randn(12, 5, generator=generator, dtype=torch.float64).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(x, y), x)
     step = 1e-6
-    for _ in range(5):
+    for _ in range(3):
         along = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             slope = (loss(x + step * along, y) - loss(x - step * along, y)) / (2 * step)
@@ -132,7 +132,7 @@ def test_squared_distances_are_those_of_their_two_rows(
 def test_short_arcs_are_measured_as_long_ones(length: float, separation: float) -> None:
     """In float32 the nearest points of two short arcs are those of their very rows."""
     rng = np.random.default_rng(3)
-    for _ in range(8):
+    for _ in range(3):
         base = np.linalg.qr(rng.normal(size=(16, 4)))[0].T
         middle = np.array([base[0], base[0] + separation * base[3]])
         along = np.array([base[1], np.cos(0.7) * base[1] + np.sin(0.7) * base[2]])

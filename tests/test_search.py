@@ -290,7 +290,7 @@ def searched(
     return getattr(ops, name)(gram, rows, cols, *fractions, k=k, **options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["64", "32"])
+@pytest.mark.parametrize("dtype", [torch.float32], ids=["32"])
 @pytest.mark.parametrize("scene", SCENES)
 @pytest.mark.parametrize("kind", PRUNED)
 def test_bounds_change_nothing(
@@ -445,10 +445,10 @@ def by_distance(kind: str, x: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
     return least
 
 
-@pytest.mark.parametrize("path", ["grid", "list", "grid after bounds"])
+@pytest.mark.parametrize("path", ["grid", "list"])
 @pytest.mark.parametrize("layout", LABELS)
 @pytest.mark.parametrize("kind", AS_DIRECTIONS)
-@pytest.mark.parametrize("zeros", [[3], [0, 1], [2, 3, 10, 17], list(range(0, 20, 2))], ids=str)
+@pytest.mark.parametrize("zeros", [[0, 1], list(range(0, 20, 2))], ids=str)
 def test_zero_rows_are_compared_by_distance(
     zeros: list[int], kind: str, layout: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -625,8 +625,8 @@ def test_the_lowest_of_equally_far_positives(n: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("dynamic", [None, True])
-@pytest.mark.parametrize("kind", PRUNED)
+@pytest.mark.parametrize("dynamic", [True])
+@pytest.mark.parametrize("kind", ["arcs", "segments", "products"])
 def test_compiles_for_any_number_of_nearest(kind: str, dynamic: bool | None) -> None:
     """1, 2, 5 and more than there are, in turn: a compiler makes the number a symbol."""
     torch.compiler.reset()
