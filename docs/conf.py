@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import loopml
-from loopml.losses.mined import MinedLoss
+from loopml.losses.mined import MinedLoss, MiningLoss
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -114,7 +114,8 @@ def name_public_bases(
     app: Sphinx, name: str, obj: type, options: dict[str, bool], bases: list[type]
 ) -> None:
     """Show the base of pytorch-metric-learning in the place of our private one."""
-    bases[:] = [base.__base__ if base is MinedLoss else base for base in bases]
+    shared = {MinedLoss: MiningLoss.__base__, MiningLoss: MiningLoss.__base__}
+    bases[:] = [shared.get(base, base) for base in bases]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
