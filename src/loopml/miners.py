@@ -34,13 +34,14 @@ _CHUNK = 1 << 14
 
 # The product of two segments is bilinear, so it is largest at corners. There is no entry in which
 # the nearest points of two curves are others than those of the largest product that a loss reads.
-_CURVES: dict[tuple[Space, str], Curve] = {
-    (SPHERE, "arc"): Arcs(of_units=True),
-    (SPHERE, "segment"): Segments(),
-    (EUCLIDEAN, "arc"): Arcs(of_units=False),
-    (EUCLIDEAN, "segment"): Segments(),
-    (DOT_PRODUCT, "arc"): Arcs(of_units=False),
-    (DOT_PRODUCT, "segment"): samples(0, normalize=False, similarity=True),
+# By names, since the compiler of torch 2.4 reads no other keys.
+_CURVES: dict[tuple[str, str], Curve] = {
+    (SPHERE.name, "arc"): Arcs(of_units=True),
+    (SPHERE.name, "segment"): Segments(),
+    (EUCLIDEAN.name, "arc"): Arcs(of_units=False),
+    (EUCLIDEAN.name, "segment"): Segments(),
+    (DOT_PRODUCT.name, "arc"): Arcs(of_units=False),
+    (DOT_PRODUCT.name, "segment"): samples(0, normalize=False, similarity=True),
 }
 
 
@@ -240,7 +241,7 @@ class LoOpMiner(BaseMiner, Synthesizer):
     def curve_in(self, space: Space) -> Curve:
         """The curve that joins two points of ``space``."""
         geometry = "arc" if space is SPHERE else "segment"
-        return _CURVES[space, geometry if self.geometry == "auto" else self.geometry]
+        return _CURVES[space.name, geometry if self.geometry == "auto" else self.geometry]
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""

@@ -144,7 +144,9 @@ def _nan_of(embeddings: Tensor, found: Elements) -> Elements:
     NaN loses every comparison, so no anchor of such a batch finds a negative.
     """
     nan = embeddings.detach()[0, 0].isnan()  # check_batch made every entry so, or none
-    return found._replace(losses=found.losses.where(~nan, torch.nan), valid=found.valid | nan)
+    losses = torch.where(nan, torch.nan, found.losses)
+    # The compiler of torch 2.4 cannot read the _replace of a tuple.
+    return Elements(losses, found.valid | nan, found.indices, found.reduction_type)
 
 
 def none_of(embeddings: Tensor, part: dict[str, Any]) -> dict[str, Any]:

@@ -251,6 +251,8 @@ def _op(op: Any, gram: Tensor) -> Callable[..., Any]:
 
 def _width(k: int, cols: Pairs) -> int:
     """How many columns to find: no row has more than there are, and -1 needs a place."""
+    if k == 1:  # the compiler of torch 2.4 knows no minimum of symbols
+        return 1
     c = cols.first.shape[0]
     # Not min and max, which would fix a symbol to a number.
     width: int = torch.sym_min(k, torch.sym_max(1, c))  # type: ignore[no-untyped-call,unused-ignore]
