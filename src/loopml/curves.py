@@ -8,7 +8,7 @@ vectors, and the points there are weighted sums of endpoints, with grad.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +40,13 @@ _CHUNK = 1 << 16
 def rows_of(points: Tensor, rows: Tensor) -> Tensor:
     """The ``points`` at ``rows`` (m, e): (m, e, d)."""
     return points.index_select(0, rows.flatten()).view(*rows.shape, points.shape[1])
+
+
+def _in_chunks(rows: Tensor, d: int) -> Sequence[Tensor]:
+    """The rows (m, 4) of curves in parts whose vectors of d numbers are solved at once."""
+    size = max(1, _CHUNK // d)
+    # The compiler of torch 2.4 cannot split what is empty.
+    return (rows,) if len(rows) <= size else torch.split(rows, size)
 
 
 def weighted_sums(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
@@ -155,7 +162,7 @@ class Arcs:
         least = opposite_square(points.dtype)
         weights = [
             arc_weights(rows_of(units, some), least)[2]
-            for some in torch.split(rows, max(1, _CHUNK // points.shape[1]))
+            for some in _in_chunks(rows, points.shape[1])
         ]
         return Minimum(torch.cat(weights).to(points.dtype), sq_size=1)
 
@@ -266,8 +273,7 @@ class Samples:
     def solve(self, points: Tensor, rows: Tensor) -> Minimum:
         """As :class:`Curve`."""
         products = [
-            products_of(rows_of(points, some))
-            for some in torch.split(rows, max(1, _CHUNK // points.shape[1]))
+            products_of(rows_of(points, some)) for some in _in_chunks(rows, points.shape[1])
         ]
         gram = torch.cat(products).permute(1, 2, 0)  # (4, 4, m)
         p, q = (
