@@ -9,7 +9,14 @@ from checks import DTYPES, array, assert_near, sound_gradient, tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import brute_force, unit
-from strategies import FAMILIES, UNIQUE_ARC_FAMILIES, family_curves, kkt_arcs, seeds
+from strategies import (
+    FAMILIES,
+    UNIQUE_ARC_FAMILIES,
+    family_curves,
+    kkt_arcs,
+    same_circle_arcs,
+    seeds,
+)
 
 from loopml.geometry import arc_distance, closest_on_arcs
 from loopml.geometry.arcs import arc_weights
@@ -213,3 +220,27 @@ def test_weights_at_an_end_are_exact(at_p: str, at_q: str, seed: int, dim: int) 
     wanted = [float(at_p == "start"), float(at_p == "end")]
     wanted += [float(at_q == "start"), float(at_q == "end")]
     np.testing.assert_array_equal(array(weights), np.broadcast_to(wanted, (8, 4)))
+
+
+@given(seed=seeds(), dim=st.sampled_from((3, 16)))
+def test_a_weight_is_not_a_rounding(seed: int, dim: int) -> None:
+    """A point straight above an end of an arc: the other end has no weight, or one that counts."""
+    rng = np.random.default_rng(seed)
+    p0, p1, above = unit(rng.normal(size=(3, 200, dim)))
+    for axis in (p0, unit(p1 - (p0 * p1).sum(-1, keepdims=True) * p0)):
+        above = above - (above * axis).sum(-1, keepdims=True) * axis
+    q = unit(p0 + above)
+    ends = torch.from_numpy(np.stack([p0, p1, q, q], 1))
+    weights = array(arc_weights(ends, least_square(torch.float64))[2])
+    other = weights[:, 1] / weights[:, 0]
+    assert ((other == 0) | (other > 4 * np.finfo(float).eps)).all()
+    assert (other == 0).any()
+
+
+@given(seed=seeds(), dim=st.sampled_from((2, 3, 16)))
+def test_of_equally_near_points_an_end_is_taken(seed: int, dim: int) -> None:
+    """Overlapping arcs of one great circle meet in many points, and ends are exact."""
+    curves, distance, _ = same_circle_arcs(np.random.default_rng(seed), 50, dim)
+    ends = torch.from_numpy(curves[:, distance == 0]).transpose(0, 1).contiguous()
+    weights = array(arc_weights(ends, least_square(torch.float64))[2])
+    assert (weights == 0).any(-1).all()
