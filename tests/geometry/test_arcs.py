@@ -9,9 +9,18 @@ from checks import DTYPES, array, assert_near, sound_gradient, tensors
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import brute_force, unit
-from strategies import FAMILIES, UNIQUE_ARC_FAMILIES, family_curves, seeds
+from strategies import (
+    FAMILIES,
+    UNIQUE_ARC_FAMILIES,
+    family_curves,
+    kkt_arcs,
+    same_circle_arcs,
+    seeds,
+)
 
 from loopml.geometry import arc_distance, closest_on_arcs
+from loopml.geometry.arcs import arc_weights
+from loopml.geometry.cones import least_square
 
 
 def degrees(*angles: float) -> np.ndarray:
@@ -154,3 +163,84 @@ def test_a_singleton_is_a_point_not_a_circle(seed: int, dim: int) -> None:
     expected = brute_force("arc", np.stack([point, point, q0, q1])).distance
     assert_near("arc", distance, expected, array(curves))
     sound_gradient("arc", distance, curves)
+
+
+def parts(start: np.ndarray, end: np.ndarray) -> list[np.ndarray]:
+    """A curve (2, d) as its arc, or beside a zero row as its two ends, arcs without length."""
+    if start.any() and end.any():
+        return [np.stack([start, end])]
+    return [np.stack([x, x]) for x in (start, end)]
+
+
+def distance_with_zeros(p: np.ndarray, q: np.ndarray) -> float:
+    """Between curves (2, d) of unit vectors and zero rows, a zero row being the point 0."""
+    found = []
+    for one in parts(*p):
+        for other in parts(*q):
+            if one.any() and other.any():
+                curves = np.concatenate([one, other])[:, None]
+                found.append(float(brute_force("arc", curves).distance[0]))
+            else:
+                found.append(float(one.any() or other.any()))
+    return min(found)
+
+
+@pytest.mark.parametrize(
+    "zeros", [(), (0,), (1,), (0, 2), (1, 2), (0, 3), (0, 1), (0, 1, 2), (0, 1, 2, 3)]
+)
+@given(seed=seeds(), dim=st.sampled_from((2, 3, 16)))
+def test_weights_beside_zero_rows(zeros: tuple[int, ...], seed: int, dim: int) -> None:
+    """A zero row is a point at distance 1 of all directions; beside it weights are 0 and 1."""
+    rng = np.random.default_rng(seed)
+    ends = unit(rng.normal(size=(8, 4, dim)))
+    ends[:4] = unit(ends[:4] + 2 * ends[:4, :1])  # some within reach of each other, ...
+    ends[4:6, 1] = -ends[4:6, 0]  # ... and arcs that are their ends
+    ends[:, list(zeros)] = 0
+    half, angles, weights = arc_weights(torch.from_numpy(ends), least_square(torch.float64))
+    assert half.shape == angles.shape == (2, 8)
+    w = array(weights)
+    point_p = np.einsum("be,bed->bd", w[:, :2], ends[:, :2])
+    point_q = np.einsum("be,bed->bd", w[:, 2:], ends[:, 2:])
+    wanted = [distance_with_zeros(p, q) for p, q in zip(ends[:, :2], ends[:, 2:], strict=True)]
+    # Largest error measured: 1e-15.
+    np.testing.assert_allclose(np.linalg.norm(point_p - point_q, axis=-1), wanted, atol=1e-11)
+    for curve in {zero // 2 for zero in zeros}:
+        own = w[:, 2 * curve : 2 * curve + 2]
+        np.testing.assert_array_equal(np.sort(own, 1), np.broadcast_to([0.0, 1.0], own.shape))
+
+
+@pytest.mark.parametrize("at_p", ["start", "end"])
+@pytest.mark.parametrize("at_q", ["start", "end"])
+@given(seed=seeds(), dim=st.sampled_from((2, 3, 16)))
+def test_weights_at_an_end_are_exact(at_p: str, at_q: str, seed: int, dim: int) -> None:
+    """The answer is an end of both arcs: weights 0 and 1 without a rounding."""
+    curves, *_ = kkt_arcs(np.random.default_rng(seed), 8, dim, at_p, at_q)
+    ends = torch.from_numpy(unit(curves)).transpose(0, 1).contiguous()
+    weights = arc_weights(ends, least_square(torch.float64))[2]
+    wanted = [float(at_p == "start"), float(at_p == "end")]
+    wanted += [float(at_q == "start"), float(at_q == "end")]
+    np.testing.assert_array_equal(array(weights), np.broadcast_to(wanted, (8, 4)))
+
+
+@given(seed=seeds(), dim=st.sampled_from((3, 16)))
+def test_a_weight_is_not_a_rounding(seed: int, dim: int) -> None:
+    """A point straight above an end of an arc: the other end has no weight, or one that counts."""
+    rng = np.random.default_rng(seed)
+    p0, p1, above = unit(rng.normal(size=(3, 200, dim)))
+    for axis in (p0, unit(p1 - (p0 * p1).sum(-1, keepdims=True) * p0)):
+        above = above - (above * axis).sum(-1, keepdims=True) * axis
+    q = unit(p0 + above)
+    ends = torch.from_numpy(np.stack([p0, p1, q, q], 1))
+    weights = array(arc_weights(ends, least_square(torch.float64))[2])
+    other = weights[:, 1] / weights[:, 0]
+    assert ((other == 0) | (other > 4 * np.finfo(float).eps)).all()
+    assert (other == 0).any()
+
+
+@given(seed=seeds(), dim=st.sampled_from((2, 3, 16)))
+def test_of_equally_near_points_an_end_is_taken(seed: int, dim: int) -> None:
+    """Overlapping arcs of one great circle meet in many points, and ends are exact."""
+    curves, distance, _ = same_circle_arcs(np.random.default_rng(seed), 50, dim)
+    ends = torch.from_numpy(curves[:, distance == 0]).transpose(0, 1).contiguous()
+    weights = array(arc_weights(ends, least_square(torch.float64))[2])
+    assert (weights == 0).any(-1).all()

@@ -112,6 +112,19 @@ def test_nearly_parallel_segments(tilt: float) -> None:
             assert found.item() <= edge + 4e-15
 
 
+@pytest.mark.parametrize("tilt", [1e-2, 1e-3, 1e-5, 1e-8])
+def test_nearly_parallel_segments_far_apart(tilt: float) -> None:
+    """Products are enough for a large distance, but not for where nearly parallel ones have it."""
+    rng = np.random.default_rng(1)
+    curves = np.stack([nearly_parallel(rng, tilt) for _ in range(20)], 1)  # (4, 20, 3)
+    curves = np.pad(curves, ((0, 0), (0, 0), (0, 1)))
+    curves[2:, :, 3] = 0.01
+    wanted = [exact_segment_distance(ends) for ends in np.moveaxis(curves, 1, 0)]
+    found = pairwise_segment_distance(*tensors(curves)).diagonal()
+    # Largest error measured: 1e-14, of products.
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("kind", ["closest", "pairwise"])
 @pytest.mark.parametrize("power", [-320, -300, -200, -165, -100, 100, 154, 200, 300])
 def test_segments_of_any_scale(kind: str, power: int) -> None:

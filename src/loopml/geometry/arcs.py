@@ -173,8 +173,10 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
         great circle, say) it is the gradient at the one returned.
 
     Precision:
-        Computed in float64 and returned in the dtype of the arguments; 1e-7 absolute in float64,
-        one rounding in float32, float16 and bfloat16.
+        Computed in float64 and returned in the dtype of the arguments. In float64 the error is
+        1e-15 over the angle between the two great circles, and 1e-8 at most; between ends that are
+        opposite but for a gap, down to 1.6e-10, another 1e-23 over the gap. Arcs nearer than
+        1.8e-12 touch, at distance 0. One rounding in float32, float16 and bfloat16.
 
     Source:
         LoOp (Vasudeva et al., ICCV 2021), section 3.2; the closed form here is our own and needs
