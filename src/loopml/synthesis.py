@@ -13,6 +13,7 @@ from loopml._types import Pairs, SyntheticBatch
 from loopml.curves import Curve, Minimum, opposite_square, weighted_sums
 from loopml.geometry.distances import half_sq_distances
 from loopml.geometry.evaluate import distance_between, distance_of, normalized, wide
+from loopml.geometry.lengths import numbers
 from loopml.geometry.transplant import onto_sphere_at_distance
 from loopml.pairing import Pairing, pair_up
 from loopml.spaces import DOT_PRODUCT, SPHERE, Space, full_precision, seen_by, space_of
@@ -218,13 +219,13 @@ def measure_rows(points: Points, negatives: Negatives) -> Nearest:
     """As :func:`measure`, for curves of one row each; without the points."""
     rows = torch.stack([negatives.anchor, negatives.curve.first], 1)
     distance = distance_of(difference(points.placed, rows))
-    weights = points.placed.new_tensor([1, 0, 1, 0]).expand(len(rows), 4)
+    weights = numbers([1, 0, 1, 0], like=points.placed).expand(len(rows), 4)
     return Nearest(weights, weights.new_empty(0), weights.new_empty(0), distance)
 
 
 def difference(points: Tensor, rows: Tensor) -> Tensor:
     """The first minus the second of the ``points`` at ``rows`` (m, 2)."""
-    return weighted_sums(points, rows, points.new_tensor([1, -1]).expand_as(rows))
+    return weighted_sums(points, rows, numbers([1, -1], like=points).expand_as(rows))
 
 
 def solve(curve: Curve, points: Points, rows: Tensor) -> Minimum:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from loopml._types import Pairs
 from loopml.geometry.cones import inverse_length
+from loopml.geometry.lengths import numbers
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -243,7 +244,7 @@ def weigh_samples(
         unit: whether endpoints are unit vectors or zero. What is between zero and another is then
             that endpoint.
     """
-    w1 = sq0.new_tensor(fractions).unsqueeze(1)  # (k, 1)
+    w1 = numbers(fractions, like=sq0).unsqueeze(1)  # (k, 1)
     w0 = 1 - w1
     own = w0 * w0 * sq0 + w1 * w1 * sq1
     sq = own + 2 * w0 * w1 * inner

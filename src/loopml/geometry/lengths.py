@@ -7,6 +7,7 @@ A compiler fuses PyTorch's own as well, and ``torch.func`` has rules for them, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,14 @@ class _Length(torch.autograd.Function):
 def is_traced(x: Tensor) -> bool:
     """Whether a compiler or a transform looks at what is done to ``x``."""
     return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def numbers(values: Sequence[float], *, like: Tensor) -> Tensor:
+    """The ``values`` with the dtype and device of ``like``.
+
+    Not ``like.new_tensor``, which ``torch.func`` cannot wrap before torch 2.5.
+    """
+    return torch.tensor(list(values), dtype=like.dtype, device=like.device)
 
 
 def direction_of(x: Tensor, least: float) -> Tensor:
