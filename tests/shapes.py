@@ -25,12 +25,13 @@ from loopml import (
     LoOpMiner,
     NPairLoss,
     SyntheticLoss,
+    batch,
     pairing,
     selection,
     synthesis,
 )
-from loopml.geometry import arcs, distances, evaluate, gram, pairwise, segments, transplant
-from loopml.ops import search
+from loopml.geometry import arcs, distances, packing, pairwise, segments, transplant
+from loopml.ops import positives, scores, search
 
 Stub = Callable[..., Any]
 STUBS: list[tuple[Any, Stub]] = []
@@ -70,6 +71,7 @@ Starts, Others = Float[Tensor, "p d"], Float[Tensor, "q d"]
 Batch, Labels = Float[Tensor, "n d"], Integer[Tensor, "n"]
 References = Float[Tensor, "m d"] | None
 ReferenceLabels = Integer[Tensor, "m"] | None
+BATCH = fields(embeddings=Batch, labels=Labels, ref_emb=References, ref_labels=ReferenceLabels)
 Rows = Int64[Tensor, "e"]
 SYNTHETIC = fields(
     embeddings=Batch,
@@ -139,9 +141,9 @@ def expand(
 
 
 @of(HPHNTripletLoss, NPairLoss)
-def elements(
-    self, embeddings: Batch, labels: Labels, ref_emb: References, ref_labels: ReferenceLabels
-) -> fields(losses=Float[Tensor, "e"], valid=Bool[Tensor, "e"], indices=tuple[Rows, ...]): ...
+def elements(self, batch: BATCH) -> fields(
+    losses=Float[Tensor, "e"], valid=Bool[Tensor, "e"], indices=tuple[Rows, ...]
+): ...
 
 
 @of(SyntheticLoss)
@@ -153,32 +155,22 @@ def forward(  # noqa: F811 - stubs of two classes
 # --- from labels to curves ---------------------------------------------------------------------
 
 
-@of(pairing)
-def positive_mask(
-    embeddings: Batch, labels: Labels, ref_emb: References, ref_labels: ReferenceLabels
-) -> Bool[Tensor, "n _"]: ...
+@of(batch)
+def positive_mask(batch: BATCH) -> Bool[Tensor, "n _"]: ...
 
 
 @of(pairing)
 def all_curves(labels: Labels) -> tuple: ...
 
 
-@of(pairing)
-def own_references(
-    embeddings: Batch,
-    labels: Labels,
-    ref_emb: Float[Tensor, "m d"],
-    ref_labels: Integer[Tensor, "m"],
-) -> Int64[Tensor, "n"]: ...
+@of(batch)
+def own_references(batch: BATCH) -> Int64[Tensor, "n"]: ...
 
 
 @of(pairing)
 def pair_up(
     pairing,
-    embeddings: Batch,
-    labels: Labels,
-    ref_emb: References,
-    ref_labels: ReferenceLabels,
+    batch: BATCH,
     *,
     gram: Float[Tensor, "g g"] | None,
     similarity,
@@ -216,12 +208,14 @@ def nearest_others(
 def half_sq_distances(points: Points) -> Float[Tensor, "m m"]: ...
 
 
-@of(selection)
-def farthest(gram: Gram, anchor: Rows, positive: Rows, n) -> Int64[Tensor, "g"]: ...
-
-
-@of(search)
+@of(positives)
 def farthest_positives(gram: Float[Tensor, "n n"], labels: Labels) -> Int64[Tensor, "n"]: ...
+
+
+@of(positives)
+def farthest_allowed(
+    gram: Float[Tensor, "n m"], squares: Float[Tensor, "m"], allowed: Bool[Tensor, "n m"]
+) -> Int64[Tensor, "n"]: ...
 
 
 @of(search)
@@ -247,30 +241,30 @@ def nearest_samples(
 ) -> Found: ...
 
 
-@of(gram)
+@of(scores)
 def grid_corners(gram: Gram, rows: pairs("p"), cols: pairs("q")) -> Float[Tensor, "2 2 p q"]: ...
 
 
-@of(gram)
+@of(scores)
 def listed_corners(gram: Gram, rows: pairs("p"), cols: pairs("p")) -> Float[Tensor, "2 2 p"]: ...
 
 
-@of(gram)
+@of(scores)
 def arc_terms(gram: Gram, pairs: pairs("p")) -> Float[Tensor, "6 p"]: ...
 
 
-@of(gram)
+@of(scores)
 def segment_terms(gram: Gram, pairs: pairs("p")) -> Float[Tensor, "4 p"]: ...
 
 
-@of(gram)
+@of(scores)
 def sample_terms(gram: Gram, pairs: pairs("p"), fractions, normalize) -> Float[Tensor, "3 k p"]: ...
 
 
 # --- the measure -------------------------------------------------------------------------------
 
 
-@of(evaluate)
+@of(packing)
 def stacked(p0: Ends, p1: Ends, q0: Ends, q1: Ends) -> Float[Tensor, "*b 4 d"]: ...
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
+from loopml.batch import Batch
 
 Loss = losses.BaseMetricLossFunction
 Build = Callable[..., Loss]
@@ -712,8 +713,8 @@ def test_elements_that_lost_the_nan_are_nan() -> None:
     """Whatever becomes of NaN in a search or a measure, each element of its batch is NaN."""
 
     class Forgetful(HPHNTripletLoss):
-        def elements(self, embeddings: Tensor, *rest: Any) -> Any:
-            found = super().elements(torch.ones_like(embeddings), *rest)
+        def elements(self, batch: Batch) -> Any:
+            found = super().elements(Batch(torch.ones_like(batch.embeddings), batch.labels))
             return found._replace(valid=torch.zeros_like(found.valid))
 
     x = batch().detach()

@@ -14,7 +14,8 @@ from pytorch_metric_learning.reducers import SumReducer
 from torch import Tensor
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
-from loopml.pairing import ALL_UP_TO, PARTNERS, own_references, pair_up, positive_mask
+from loopml.batch import Batch, batch_of, own_references, positive_mask
+from loopml.pairing import ALL_UP_TO, PARTNERS, pair_up
 
 DISTANCES: dict[str, Callable[[], Any]] = {
     "unit": LpDistance,
@@ -65,7 +66,7 @@ def test_curves_are_bounded(seed: int, sizes: list[int]) -> None:
     """A class of s rows has s (s - 1) / 2 curves, or at most ``PARTNERS`` s; each of them once."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     x, y = batch(seed, labels)
-    found = pair_up("auto", x, y, gram=x @ x.T)
+    found = pair_up("auto", Batch(x, y), gram=x @ x.T)
     pairs = list(zip(found.negatives.first.tolist(), found.negatives.second.tolist(), strict=True))
     assert len(pairs) == len(set(pairs))
     for label, size in enumerate(sizes):
@@ -176,11 +177,11 @@ def test_a_reference_is_the_row_itself_once() -> None:
     y = torch.tensor([0, 1, 1, 2])
     ref = torch.tensor([[3.0, 4.0], [3.0, 4.0], [1.0, 2.0], [-0.0, 5.0], [1.0, 2.0]])
     ref_y = torch.tensor([1, 1, 0, 2, 7])
-    assert own_references(x, y, ref, ref_y).tolist() == [2, 1, 0, 3]
-    mask = positive_mask(x, y, ref, ref_y)
+    assert own_references(batch_of(x, y, ref, ref_y)).tolist() == [2, 1, 0, 3]
+    mask = positive_mask(batch_of(x, y, ref, ref_y))
     assert mask.nonzero().tolist() == [[1, 0], [2, 1]]
-    assert own_references(x, y + 10, ref, ref_y).tolist() == [-1] * 4
-    assert own_references(x, y, ref[:0], ref_y[:0]).tolist() == [-1] * 4
+    assert own_references(batch_of(x, y + 10, ref, ref_y)).tolist() == [-1] * 4
+    assert own_references(batch_of(x, y, ref[:0], ref_y[:0])).tolist() == [-1] * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -190,7 +191,7 @@ def test_rows_are_told_apart(seed: int, dtype: torch.dtype) -> None:
     rng = np.random.default_rng(seed)
     x, ref = (torch.tensor(rng.integers(-1, 2, (n, 3))).to(dtype) for n in (20, 30))
     y, ref_y = torch.zeros(20, dtype=torch.int64), torch.zeros(30, dtype=torch.int64)
-    own = own_references(x, y, ref, ref_y)
+    own = own_references(batch_of(x, y, ref, ref_y))
     same = (x.unsqueeze(1) == ref).all(2)
     assert torch.equal(own >= 0, same.any(1))
     assert all(bool(same[i, j]) for i, j in enumerate(own.tolist()) if j >= 0)

@@ -16,7 +16,9 @@ from loopml.evaluation import RetrievalAccuracy
 
 SIGNATURES = {
     loopml.LoOpMiner: "(*, geometry='auto', pairing='auto', num_negatives=1, **base_miner_kwargs)",
-    loopml.LoOpMiner.forward: "(self, embeddings, labels, ref_emb=None, ref_labels=None)",
+    loopml.LoOpMiner.forward: (
+        "(self, embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)"
+    ),
     loopml.LoOpMiner.synthesize: "(self, embeddings, labels, ref_emb=None, ref_labels=None)",
     loopml.EmbeddingExpansion: ("(n_points=2, *, normalize=True, pairing='auto', num_negatives=1)"),
     loopml.EmbeddingExpansion.forward: "(self, embeddings, labels, ref_emb=None, ref_labels=None)",

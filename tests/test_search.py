@@ -11,9 +11,8 @@ from torch import Tensor
 
 from loopml import ops
 from loopml._types import Pairs
-from loopml.geometry import gram as scores
 from loopml.geometry import pairwise_arc_distance, pairwise_segment_distance
-from loopml.ops import blocks, bounds, search
+from loopml.ops import blocks, bounds, positives, scores, search
 
 FRACTIONS = (0.0, 1 / 3, 2 / 3, 1.0)
 
@@ -236,7 +235,7 @@ def test_k_nearest_come_in_order(kind: str) -> None:
 @pytest.mark.parametrize("layout", LABELS)
 def test_farthest_positives(layout: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The farthest other row of the class; -1 for a lone one; the first of equal ones."""
-    monkeypatch.setattr(search, "_FEW", few)
+    monkeypatch.setattr(positives, "_FEW", few)
     x = rows_of("random", 30, 5) * torch.rand(30, 1, dtype=torch.float64)
     x[9] = x[8]
     labels = LABELS[layout](30)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from loopml import curves, geometry, ops
+from loopml.batch import Batch
 from loopml.pairing import pair_up
 
 
@@ -45,9 +46,9 @@ def test_a_wrong_argument_or_field_is_an_error() -> None:
     with pytest.raises(BeartypeDoorHintViolation, match=r"\*b 4 d"):
         geometry.arcs.products_of(torch.ones(2, 3, 5))
     labels = torch.tensor([0, 0, 1])
-    shapes.check(pair_up("all", torch.eye(3), labels).negatives, shapes.pairs("p"))
+    shapes.check(pair_up("all", Batch(torch.eye(3), labels)).negatives, shapes.pairs("p"))
     with pytest.raises(BeartypeDoorHintViolation, match="p 1"):
-        shapes.check(pair_up("all", torch.eye(3), labels).negatives, shapes.pairs("p 1"))
+        shapes.check(pair_up("all", Batch(torch.eye(3), labels)).negatives, shapes.pairs("p 1"))
 
 
 def test_other_parameters_are_an_error() -> None:

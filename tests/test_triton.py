@@ -20,6 +20,7 @@ from torch import Tensor
 
 from loopml import ops
 from loopml._types import Pairs
+from loopml.batch import Batch
 from loopml.geometry import (
     pairwise_arc_distance,
     pairwise_segment_distance,
@@ -150,7 +151,7 @@ def points_for(name: str, n: int, dtype: torch.dtype, dim: int = 6) -> Tensor:
 
 def all_curves(labels: Tensor) -> Pairs:
     """Every pair of a class, and every lone sample."""
-    return pair_up("all", torch.empty(len(labels), 1), labels).negatives
+    return pair_up("all", Batch(torch.empty(len(labels), 1), labels)).negatives
 
 
 def uneven(n: int) -> Tensor:

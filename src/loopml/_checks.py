@@ -191,40 +191,6 @@ def check_labels(name: str, labels: object, embeddings_name: str, n: int) -> Ten
     return converted
 
 
-def check_batch(
-    embeddings: object, labels: object, ref_emb: object = None, ref_labels: object = None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return the four if they are what pytorch-metric-learning calls a batch and its references.
-
-    Embeddings are all NaN where a value that could not be read is not usable. References that are
-    the batch itself, labels included, are none.
-    """
-    if ref_emb is embeddings and ref_labels is labels:
-        ref_emb = ref_labels = None
-    embeddings = check_embeddings("embeddings", embeddings)
-    if labels is None:
-        raise TypeError(
-            "labels must be given, one integer per row of embeddings, got None: tuples are mined "
-            "from labels here and an indices_tuple is not used; for tuples of your own use a loss "
-            "of pytorch_metric_learning itself"
-        )
-    labels = check_labels("labels", labels, "embeddings", len(embeddings))
-    if ref_emb is None and ref_labels is None:
-        return nan_if_unusable(embeddings), labels, None, None
-    if ref_emb is None:
-        raise ValueError("ref_labels was given without ref_emb; give both or neither")
-    ref_emb = check_embeddings("ref_emb", ref_emb)
-    if ref_labels is None:
-        raise ValueError("ref_emb was given without ref_labels; give both or neither")
-    ref_labels = check_labels("ref_labels", ref_labels, "ref_emb", len(ref_emb))
-    if ref_emb.shape[1] != embeddings.shape[1]:
-        raise ValueError(
-            f"ref_emb must have as many columns as embeddings, "
-            f"got {ref_emb.shape[1]} and {embeddings.shape[1]}"
-        )
-    return nan_if_unusable(embeddings, ref_emb), labels, ref_emb, ref_labels
-
-
 def check_endpoints(points: dict[str, Tensor], ndim: int | None = None) -> None:
     """Raise unless the named curve endpoints are finite, of one dtype, and fit each other."""
     for name, x in points.items():

@@ -20,17 +20,17 @@ from loopml import ops
 from loopml._types import Pairs
 from loopml.geometry.arcs import arc_weights, kept_unit, products_of
 from loopml.geometry.cones import least_square
-from loopml.geometry.evaluate import normalized, wide
-from loopml.geometry.gram import (
+from loopml.geometry.lengths import is_traced, normalized
+from loopml.geometry.packing import wide
+from loopml.geometry.pairwise import arc_cosines
+from loopml.geometry.segments import nearest_on_segments
+from loopml.ops.scores import (
     grid_corners,
     sample_nearness,
     sample_scores,
     sample_terms,
     weigh_samples,
 )
-from loopml.geometry.lengths import is_traced
-from loopml.geometry.pairwise import arc_cosines
-from loopml.geometry.segments import nearest_on_segments
 
 # Numbers per endpoint of the curves that are solved at once, so that their vectors in float64 take
 # memory that is there already: new memory costs more than the products.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor, nn
 
-from loopml._checks import check_batch, check_choice, check_count, check_flag
+from loopml._checks import check_choice, check_count, check_flag
 from loopml._types import SyntheticBatch
+from loopml.batch import batch_of
 from loopml.curves import Curve, samples
-from loopml.geometry.evaluate import normalized
+from loopml.geometry.lengths import normalized
 from loopml.pairing import PAIRINGS, pair_up
 from loopml.spaces import DOT_PRODUCT, SPHERE, Space, seen_by
-from loopml.synthesis import Synthesizer, on_device_of
+from loopml.synthesis import Synthesizer
 
 
 class EmbeddingExpansion(nn.Module, Synthesizer):
@@ -109,10 +109,8 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         Gradient:
             To the ends of both chosen points; of equally near points one is chosen.
         """
-        embeddings, labels, ref_emb, ref_labels = check_batch(
-            embeddings, labels, ref_emb, ref_labels
-        )
-        return self._synthesize(LpDistance(), embeddings, labels, ref_emb, ref_labels)
+        batch = batch_of(embeddings, labels, ref_emb, ref_labels)
+        return self._synthesize(SPHERE, batch, embeddings.dtype)
 
     def expand(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The paper's plain augmentation: the batch with all points between appended.
@@ -134,10 +132,10 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         Gradient:
             Through every point to both of its ends.
         """
-        embeddings, labels, _, _ = check_batch(embeddings, labels)
-        labels, _ = on_device_of(embeddings, labels, None)
-        seen = seen_by(LpDistance(), embeddings).detach()
-        pairs = pair_up(self.pairing, embeddings, labels, gram=seen @ seen.T).positives
+        batch = batch_of(embeddings, labels)
+        embeddings, labels = batch.embeddings.to(embeddings.dtype), batch.labels
+        seen = seen_by(SPHERE, batch.embeddings).detach()
+        pairs = pair_up(self.pairing, batch, gram=seen @ seen.T).positives
         first, second = embeddings[pairs.first], embeddings[pairs.second]
         points = []
         for k in range(1, self.n_points + 1):

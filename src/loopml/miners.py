@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
-from loopml._checks import check_batch, check_choice, check_count
+from loopml._checks import check_choice, check_count
 from loopml._types import SyntheticBatch
+from loopml.batch import Batch, batch_of, full_precision
 from loopml.curves import Arcs, Curve, Segments, samples
+from loopml.host import HostMiner, miner_arguments
 from loopml.pairing import PAIRINGS, pair_up
-from loopml.spaces import DOT_PRODUCT, EUCLIDEAN, SPHERE, Space, full_precision, space_of
+from loopml.spaces import DOT_PRODUCT, EUCLIDEAN, SPHERE, Space, space_of
 from loopml.synthesis import (
     STATS,
     Nearest,
@@ -22,7 +23,6 @@ from loopml.synthesis import (
     Tuples,
     choose,
     measure,
-    on_device_of,
     points_of,
     solve,
     stats_of,
@@ -45,7 +45,7 @@ _CURVES: dict[tuple[str, str], Curve] = {
 }
 
 
-class LoOpMiner(BaseMiner, Synthesizer):
+class LoOpMiner(HostMiner, Synthesizer):
     r"""Finds the negative pair whose curve comes nearest to the curve of a positive pair.
 
     Two positives a, p span a curve of points that should belong to their class, two negatives
@@ -130,12 +130,13 @@ class LoOpMiner(BaseMiner, Synthesizer):
             None if num_negatives is None else check_count("num_negatives", num_negatives, 1)
         )
         space_of(self.distance)
-        self.add_to_recordable_attributes(list_of_names=list(STATS), is_stat=True)
+        self._record_stats(STATS)
 
     def forward(
         self,
         embeddings: Tensor,
         labels: Tensor,
+        indices_tuple: Any = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,6 +145,9 @@ class LoOpMiner(BaseMiner, Synthesizer):
         Args:
             embeddings: (n, d) floating point.
             labels: (n,) integers.
+            indices_tuple: candidates, as pytorch-metric-learning 3 hands them to a miner: triplets,
+                or pairs, of which the positives and the negatives are mined. Default: all. Release
+                2 gives ``ref_emb`` and ``ref_labels`` in this place and the next; so may you.
             ref_emb: (m, d) references that positives and negatives come from; default: the batch.
             ref_labels: (m,) their labels.
 
@@ -156,43 +160,39 @@ class LoOpMiner(BaseMiner, Synthesizer):
             ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
                 the batch does not fit ``pairing="consecutive"``.
         """
-        embeddings, labels, ref_emb, ref_labels = check_batch(
-            embeddings, labels, ref_emb, ref_labels
-        )
-        triplets: tuple[Tensor, Tensor, Tensor] = super().forward(
-            embeddings, labels, ref_emb, ref_labels
-        )
+        candidates, ref_emb, ref_labels = miner_arguments(indices_tuple, ref_emb, ref_labels)
+        triplets = self.mine(embeddings, labels, ref_emb, ref_labels)
+        if candidates is not None:
+            triplets = _among(candidates, triplets, len(embeddings if ref_emb is None else ref_emb))
+        self.num_triplets = len(triplets[0])  # as every miner of release 2 says
         return triplets
 
     def mine(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`forward`, on checked arguments."""
-        # pytorch-metric-learning hands over the batch itself where there are no references.
-        own = ref_emb is embeddings and ref_labels is labels
-        references = None if own else ref_emb
-        offset = 0 if own else len(embeddings)
-        labels, moved = on_device_of(embeddings, labels, None if own else ref_labels)
+        """As :meth:`forward`, without candidates."""
+        self._clear_stats()
+        batch = batch_of(embeddings, labels, ref_emb, ref_labels)
+        with torch.no_grad(), full_precision(batch.embeddings):
+            return self._mined(batch)
+
+    def _mined(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         space = space_of(self.distance)
         curve = self.curve_in(space)
-        with full_precision(embeddings):
-            points = points_of(self.distance, curve, embeddings, references)
-            pairing = pair_up(
-                self.pairing,
-                embeddings,
-                labels,
-                references,
-                moved,
-                gram=points.gram,
-                similarity=space is DOT_PRODUCT,
-            )
-            tuples = choose(curve, points, pairing, self.num_negatives)
-            rows = torch.split(tuples.negatives.ends(), _CHUNK)
-            weights = torch.cat([solve(curve, points, part).weights for part in rows])
-            if self.collect_stats:
-                self._record(points, tuples, _measure_in_chunks(curve, points, tuples.negatives))
+        points = points_of(space, curve, batch)
+        pairing = pair_up(self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT)
+        tuples = choose(curve, points, pairing, self.num_negatives)
+        rows = torch.split(tuples.negatives.ends(), _CHUNK)
+        weights = torch.cat([solve(curve, points, part).weights for part in rows])
+        if self.collect_stats:
+            self._record(points, tuples, _measure_in_chunks(curve, points, tuples.negatives))
         first, second, _ = tuples.negatives.curve
         endpoint = torch.where(weights[:, 2] >= weights[:, 3], first, second)[tuples.which]
+        offset = batch.offset()
         return tuples.anchor, tuples.positive - offset, endpoint - offset
 
     def _record(self, points: Points, tuples: Tuples, nearest: Nearest) -> None:
@@ -233,10 +233,8 @@ class LoOpMiner(BaseMiner, Synthesizer):
             Through the synthetic rows to both endpoints of both curves, with the fractions held
             fixed (envelope theorem); zero through curves that touch.
         """
-        embeddings, labels, ref_emb, ref_labels = check_batch(
-            embeddings, labels, ref_emb, ref_labels
-        )
-        return self._synthesize(self.distance, embeddings, labels, ref_emb, ref_labels)
+        batch = batch_of(embeddings, labels, ref_emb, ref_labels)
+        return self._synthesize(space_of(self.distance), batch, embeddings.dtype)
 
     def curve_in(self, space: Space) -> Curve:
         """The curve that joins two points of ``space``."""
@@ -258,3 +256,20 @@ def _measure_in_chunks(curve: Curve, points: Points, negatives: Negatives) -> Ne
         chunks.append(measure(curve, points, negatives.take(slice(start, start + _CHUNK))))
     weights, _, _, distance = (torch.cat(column) for column in zip(*chunks, strict=True))
     return Nearest(weights, weights.new_empty(0), weights.new_empty(0), distance)
+
+
+def _among(
+    candidates: tuple[Tensor, ...], triplets: tuple[Tensor, Tensor, Tensor], m: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The triplets whose positive pair and whose negative pair are both candidates.
+
+    Args:
+        candidates: triplets, or the four indices of positive and negative pairs.
+        triplets: those that were mined.
+        m: how many references there are.
+    """
+    anchor, positive, negative = triplets
+    of_positives, of_negatives = candidates[0], candidates[-2 if len(candidates) == 4 else 0]
+    keep = torch.isin(anchor * m + positive, of_positives * m + candidates[1])
+    keep &= torch.isin(anchor * m + negative, of_negatives * m + candidates[-1])
+    return anchor[keep], positive[keep], negative[keep]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loopml._checks import values_readable
 from loopml._types import Pairs
+from loopml.batch import Batch, own_references, positive_mask
 
 PAIRINGS = ("auto", "all", "consecutive")
 
@@ -38,69 +39,8 @@ class Pairing(NamedTuple):
     curve: Tensor
 
 
-def own_references(
-    embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
-) -> Tensor:
-    """The reference that each row itself is: (n,), -1 where it is none.
-
-    A reference is the row itself if it has the row's label and all of its numbers. Where several
-    are (one sample twice in a class), one of them is: the one at the row's own index, as where
-    references begin with the batch, or else the first. The others are positives at distance 0, as
-    they are in a batch without references.
-    """
-    if len(ref_emb) == 0:
-        return torch.full_like(labels, -1, dtype=torch.int64)
-    same = _row_keys(embeddings).unsqueeze(1) == _row_keys(ref_emb)  # (n, m)
-    same &= labels.unsqueeze(1) == ref_labels
-    index = same.to(torch.uint8).argmax(1)  # the first
-    shared = min(len(embeddings), len(ref_emb))
-    here = torch.arange(shared, device=index.device)
-    index[:shared] = torch.where(same.diagonal()[:shared], here, index[:shared])
-    # Keys of other rows agree once in 2^64 cases.
-    found = same.any(1) & (embeddings == ref_emb[index]).all(1)
-    return torch.where(found, index, -1)
-
-
-def _row_keys(x: Tensor) -> Tensor:
-    """A number for each row, the same for rows of the same numbers: (n,) int64.
-
-    A sum of integers is the same in every order, which a sum of floating point numbers is not.
-    """
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    bits = (x.detach() + 0.0).contiguous().view(whole).long()  # -0.0 + 0.0 is 0.0
-    place = torch.arange(1, x.shape[1] + 1, device=x.device)
-    mixed = (bits + place * 0x2545F4914F6CDD1D) * 0x5851F42D4C957F2D
-    mixed = (mixed ^ (mixed >> 29)) * 0x14057B7EF767814F
-    return (mixed ^ (mixed >> 32)).sum(1)
-
-
-def positive_mask(
-    embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
-) -> Tensor:
-    """Which references are positives of which rows: the same class, and not the row itself: (n, m).
-
-    Without references the batch is its own.
-    """
-    if ref_emb is None or ref_labels is None:
-        return (labels.unsqueeze(1) == labels).fill_diagonal_(False)
-    mask = labels.unsqueeze(1) == ref_labels
-    own = own_references(embeddings, labels, ref_emb, ref_labels)
-    if mask.shape[1]:
-        # Where a row is none of the references, the first of them stays what it is.
-        others = (own < 0).unsqueeze(1) & mask[:, :1]
-        mask.scatter_(1, own.clamp(min=0).unsqueeze(1), others)
-    return mask
-
-
 def pair_up(
-    pairing: str,
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_emb: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    *,
-    gram: Tensor | None = None,
-    similarity: bool = False,
+    pairing: str, batch: Batch, *, gram: Tensor | None = None, similarity: bool = False
 ) -> Pairing:
     """The curves of a batch.
 
@@ -108,12 +48,10 @@ def pair_up(
         pairing: "all" joins every two rows of a class. "auto" does so up to 8 rows of a class; in a
             larger one it joins each row with the two rows, other than itself, that lie nearest to
             another class. "consecutive" joins rows (0, 1), (2, 3), ...
-        embeddings: (n, d), read only to find references that are the batch's own rows.
-        labels: (n,) in any order, with any class sizes.
-        ref_emb: (m, d) references: anchors come from the batch, positives and negatives from here.
-        ref_labels: (m,).
-        gram: (n, n), or (n + m, n + m) with references: inner products, by which "auto" knows what
-            lies near; it may be left out where no class has more than 8 rows.
+        batch: anchors come from its embeddings, positives and negatives from its references.
+            Embeddings are read only to find references that are rows of the batch.
+        gram: inner products of ``batch.rows()``, by which "auto" knows what lies near. It may be
+            left out where no class has more than 8 rows.
         similarity: whether near is a large inner product or a small distance.
 
     Returns:
@@ -123,37 +61,34 @@ def pair_up(
         ValueError: under "consecutive" the batch is odd, a pair has two labels, or references
             are given.
     """
+    labels, others, offset = batch.labels, batch.labels_of_others(), batch.offset()
+    own = batch.ref_emb is None
     if pairing == "consecutive":
-        if ref_labels is not None:
+        if not own:
             raise ValueError(
                 "pairing='consecutive' joins the rows of one batch and cannot use ref_emb; "
                 "use pairing='auto' or pairing='all'"
             )
         curves = _consecutive(labels)
         return _both_ways(curves, curves)
-    of_class = labels if ref_labels is None else ref_labels
     frontier = None
-    if pairing == "auto" and _has_large_class(of_class):
+    if pairing == "auto" and _has_large_class(others):
         assert gram is not None
-        offset = len(gram) - len(of_class)
-        frontier = _frontier(gram[offset:, offset:], of_class, similarity)
-    if ref_emb is None or ref_labels is None:
-        if frontier is None:
-            curves, lone = all_curves(labels)
-            return _both_ways(curves, _concatenate(curves, lone) if len(lone.first) else curves)
+        frontier = _frontier(gram[offset:, offset:], others, similarity)
+    if own and frontier is None:
+        curves, lone = all_curves(labels)
+        return _both_ways(curves, _concatenate(curves, lone) if len(lone.first) else curves)
+    if own and frontier is not None:
         curves, *chosen = _few_curves(frontier, labels)
         return Pairing(curves, _concatenate(curves, _lone(frontier, labels)), *chosen)
     if frontier is None:
-        anchor, positive = positive_mask(embeddings, labels, ref_emb, ref_labels).nonzero(
-            as_tuple=True
-        )
-        curves, lone = all_curves(ref_labels)
+        anchor, positive = positive_mask(batch).nonzero(as_tuple=True)
+        curves, lone = all_curves(others)
     else:
-        own = own_references(embeddings, labels, ref_emb, ref_labels)
-        rank = torch.where(own < 0, len(ref_labels), frontier.rank[own.clamp(min=0)])
+        index = own_references(batch)
+        rank = torch.where(index < 0, len(others), frontier.rank[index.clamp(min=0)])
         anchor, positive = _partners(frontier, labels, rank)
-        curves, lone = _few_curves(frontier, ref_labels)[0], _lone(frontier, ref_labels)
-    offset = len(labels)
+        curves, lone = _few_curves(frontier, others)[0], _lone(frontier, others)
     positives = Pairs(anchor, positive + offset, labels[anchor])
     negatives = _concatenate(curves, lone)
     negatives = Pairs(negatives.first + offset, negatives.second + offset, negatives.label)

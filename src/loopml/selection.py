@@ -55,26 +55,3 @@ def smallest_per_group(value: Tensor, group: Tensor, groups: int) -> tuple[Tenso
     first = positions.new_full((groups,), e).scatter_reduce(0, group, positions, "amin")
     found = first < e
     return torch.where(found, first, 0), found
-
-
-def farthest(gram: Tensor, anchor: Tensor, positive: Tensor, n: int) -> Tensor:
-    """The farthest positive of each anchor, in Euclidean distance.
-
-    Args:
-        gram: (m, m) inner products of all points.
-        anchor: (e,) rows below n.
-        positive: (e,) a positive of each.
-        n: how many anchors there may be.
-
-    Returns:
-        (n,) rows, -1 where a row has no positive; the lowest of equally far ones.
-    """
-    if len(anchor) == 0:
-        return torch.full((n,), -1, device=gram.device)
-    # The square of the anchor itself is the same for all of its positives.
-    nearness = 2 * gram[anchor, positive] - gram.diagonal()[positive]
-    least = nearness.new_full((n,), torch.inf).scatter_reduce(0, anchor, nearness, "amin")
-    m = len(gram)
-    row = torch.where(nearness == least[anchor], positive, m)
-    lowest = row.new_full((n,), m).scatter_reduce(0, anchor, row, "amin")
-    return torch.where(lowest < m, lowest, -1)

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from pytorch_metric_learning.distances import (
-    BaseDistance,
-    CosineSimilarity,
-    DotProductSimilarity,
-    LpDistance,
-)
 from torch import Tensor
 
 from loopml._checks import kind_of
 from loopml.geometry.lengths import direction_of
 from loopml.geometry.transplant import along_anchor, onto_plane, onto_sphere
+from loopml.host import DISTANCES, is_distance, properties_of
 
 
 @dataclass(frozen=True)
@@ -40,53 +34,40 @@ def space_of(distance: object) -> Space:
         ValueError: a distance that is no function of Euclidean distance or dot product; its name
             and the reason are in the message.
     """
-    if not isinstance(distance, BaseDistance):
+    if not is_distance(distance):
         raise TypeError(
             "distance must be an LpDistance, CosineSimilarity or DotProductSimilarity of "
             f"pytorch_metric_learning, got {kind_of(distance)}"
         )
     name = type(distance).__name__
     supported = "use LpDistance(p=2), CosineSimilarity or DotProductSimilarity"
-    if type(distance) not in (LpDistance, CosineSimilarity, DotProductSimilarity):
+    if type(distance) not in DISTANCES:
         raise ValueError(
             f"distance must be a function of Euclidean distance or dot product, got {name}: "
             f"the nearest points of two curves are not known under it; {supported}"
         )
-    if distance.p != 2:
+    properties = properties_of(distance)
+    if properties.p != 2:
         raise ValueError(
-            f"distance must have p=2, got {name}(p={distance.p}): "
+            f"distance must have p=2, got {name}(p={properties.p}): "
             f"the nearest points of two curves are not known under it; {supported}"
         )
-    if distance.normalize_embeddings:
+    if properties.normalizes:
         return SPHERE
-    return DOT_PRODUCT if distance.is_inverted else EUCLIDEAN
+    return DOT_PRODUCT if properties.is_similarity else EUCLIDEAN
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32 if it has less precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def full_precision(x: Tensor) -> torch.autocast:
-    """A context in which autocast leaves products of float32 as they are."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def comparable(distance: BaseDistance, embeddings: Tensor) -> Tensor:
-    """The embeddings in at least float32, with no gradient to zero rows that are to be normalised.
+def comparable(space: Space, embeddings: Tensor) -> Tensor:
+    """The embeddings, with no gradient to zero rows where a loss will normalise them.
 
     That of ``x / |x|`` at a zero row would be 1e12 times the incoming one.
     """
-    embeddings = at_least_float32(embeddings)
-    if not distance.normalize_embeddings:
+    if space is not SPHERE:
         return embeddings
     return embeddings.masked_fill(embeddings.detach().norm(dim=1, keepdim=True) == 0, 0)
 
 
-def seen_by(distance: BaseDistance, embeddings: Tensor) -> Tensor:
-    """The embeddings as ``distance`` compares them; a zero row stays zero, without a gradient."""
-    embeddings = at_least_float32(embeddings)
-    if not distance.normalize_embeddings:
-        return embeddings
+def seen_by(space: Space, embeddings: Tensor) -> Tensor:
+    """The embeddings as they are compared in ``space``; a zero row stays zero, without gradient."""
     # The least length is that of torch.nn.functional.normalize.
-    return direction_of(embeddings, 1e-12)
+    return direction_of(embeddings, 1e-12) if space is SPHERE else embeddings

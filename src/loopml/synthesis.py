@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_metric_learning.distances import BaseDistance
 from torch import Tensor
 
 from loopml._checks import kind_of, values_readable
 from loopml._types import Pairs, SyntheticBatch
+from loopml.batch import Batch, full_precision
 from loopml.curves import Curve, Minimum, opposite_square, weighted_sums
 from loopml.geometry.distances import half_sq_distances
-from loopml.geometry.evaluate import distance_between, distance_of, normalized, wide
-from loopml.geometry.lengths import numbers
+from loopml.geometry.lengths import distance_between, distance_of, normalized, numbers
+from loopml.geometry.packing import wide
 from loopml.geometry.transplant import onto_sphere_at_distance
 from loopml.pairing import Pairing, pair_up
-from loopml.spaces import DOT_PRODUCT, SPHERE, Space, full_precision, seen_by, space_of
+from loopml.spaces import DOT_PRODUCT, SPHERE, Space, seen_by
 
 
 class Points(NamedTuple):
@@ -82,28 +82,13 @@ class Synthesizer:
     def _record(self, points: Points, tuples: Tuples, nearest: Nearest) -> None:
         """Keep the stats of these tuples, where the synthesizer collects any."""
 
-    def _synthesize(
-        self,
-        distance: BaseDistance,
-        embeddings: Tensor,
-        labels: Tensor,
-        ref_emb: Tensor | None,
-        ref_labels: Tensor | None,
-    ) -> SyntheticBatch:
-        """The batch with the synthetic negatives that ``distance`` finds hardest."""
-        space = space_of(distance)
+    def _synthesize(self, space: Space, batch: Batch, dtype: torch.dtype) -> SyntheticBatch:
+        """The batch, in ``dtype``, with the synthetic negatives that are hardest in ``space``."""
         curve = self.curve_in(space)
-        labels, ref_labels = on_device_of(embeddings, labels, ref_labels)
-        with full_precision(embeddings):
-            points = points_of(distance, curve, embeddings, ref_emb)
+        with full_precision(batch.embeddings):
+            points = points_of(space, curve, batch)
             pairing = pair_up(
-                self.pairing,
-                embeddings,
-                labels,
-                ref_emb,
-                ref_labels,
-                gram=points.gram,
-                similarity=space is DOT_PRODUCT,
+                self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT
             )
             tuples = choose(curve, points, pairing, self.num_negatives)
             nearest = measure(curve, points, tuples.negatives)
@@ -119,44 +104,30 @@ class Synthesizer:
                 # loss has normalised both. At a distance of 0 there is no gradient, at one of
                 # rounding there is a full one.
                 touch = (nearest.distance == 0).index_select(0, tuples.which).unsqueeze(1)
-                rows = embeddings.index_select(0, tuples.anchor).to(synthetic.dtype)
+                rows = batch.embeddings.index_select(0, tuples.anchor)
                 synthetic = torch.where(touch, rows, synthetic)
-        if ref_emb is None or ref_labels is None:
-            ref_emb, ref_labels, offset = embeddings, labels, 0
-        else:
-            ref_emb, offset = ref_emb.to(embeddings.dtype), len(embeddings)
-        rows = torch.arange(len(synthetic), device=labels.device) + len(ref_emb)
-        synthetic_labels = tuples.negatives.curve.label[tuples.which]
+        embeddings, others = batch.embeddings.to(dtype), batch.labels_of_others()
+        real = embeddings if batch.ref_emb is None else batch.ref_emb.to(dtype)
+        labels = tuples.negatives.curve.label[tuples.which]
         return SyntheticBatch(
             embeddings,
-            labels,
-            (tuples.anchor, tuples.positive - offset, rows),
-            torch.cat([ref_emb, synthetic.to(ref_emb.dtype)]),
-            torch.cat([ref_labels, synthetic_labels.to(ref_labels.dtype)]),
+            batch.labels,
+            (
+                tuples.anchor,
+                tuples.positive - batch.offset(),
+                torch.arange(len(synthetic), device=labels.device) + len(real),
+            ),
+            torch.cat([real, synthetic.to(dtype)]),
+            torch.cat([others, labels.to(others.dtype)]),
         )
 
 
-def on_device_of(
-    embeddings: Tensor, labels: Tensor, ref_labels: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Labels where the embeddings are, as pytorch-metric-learning moves them."""
-    moved = None if ref_labels is None else ref_labels.to(embeddings.device)
-    return labels.to(embeddings.device), moved
-
-
-def with_references(embeddings: Tensor, ref_emb: Tensor | None) -> Tensor:
-    """The batch, then its references."""
-    return embeddings if ref_emb is None else torch.cat([embeddings, ref_emb.to(embeddings.dtype)])
-
-
-def points_of(
-    distance: BaseDistance, curve: Curve, embeddings: Tensor, ref_emb: Tensor | None
-) -> Points:
+def points_of(space: Space, curve: Curve, batch: Batch) -> Points:
     """The points of a batch, and the Gram matrix that the search chooses by."""
-    seen = seen_by(distance, with_references(embeddings, ref_emb))
+    seen = seen_by(space, batch.rows())
     placed = curve.place(seen)
     located = placed.detach()
-    if curve.translates and not distance.normalize_embeddings:
+    if curve.translates and space is not SPHERE:
         return Points(seen, placed, half_sq_distances(located))
     if curve.translates and len(located):
         located = located - located.mean(0)

@@ -19,17 +19,8 @@ from loopml.geometry.cones import (
     least_square,
     weights_at,
 )
-from loopml.geometry.evaluate import (
-    by_curve,
-    distance_between,
-    mixed,
-    narrowed,
-    normalized,
-    power_of_two,
-    stacked,
-    wide,
-)
-from loopml.geometry.lengths import direction_of
+from loopml.geometry.lengths import direction_of, distance_between, normalized, power_of_two
+from loopml.geometry.packing import by_curve, mixed, narrowed, stacked, wide
 
 
 def sum_and_difference(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from loopml._checks import values_readable
-from loopml.geometry.evaluate import wide
+from loopml.geometry.packing import wide
 
 # Part of what is added up for a squared distance. Below it so many digits of the float64 sum are
 # gone that float32 would show it.

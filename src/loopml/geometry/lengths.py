@@ -1,4 +1,7 @@
-"""Lengths and directions, with a gradient that is zero at zero and takes few passes.
+"""Lengths, distances and directions, with a gradient that is zero at zero and takes few passes.
+
+The gradient of a minimum is the gradient with the minimiser held fixed (envelope theorem). So the
+search for the nearest points runs without grad, and what is here measures the points found.
 
 PyTorch's own gradients of a norm and of a quotient read and write a batch a dozen times and mask
 it once, which is a good part of a small step. Here they are written out, and differentiate twice.
@@ -12,6 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+# Integers of a width with a floating point type, and the bits that are its exponent.
+_EXPONENT = {
+    torch.float64: (torch.int64, 0x7FF << 52),
+    torch.float32: (torch.int32, 0xFF << 23),
+}
 
 
 def _norm(x: Tensor, *, keepdim: bool = False) -> Tensor:
@@ -81,3 +90,46 @@ def length_of(x: Tensor) -> Tensor:
         return _norm(x)
     length: Tensor = _Length.apply(x)  # type: ignore[no-untyped-call,unused-ignore]
     return length
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """The power of two below the largest coordinate of ``x`` (..., d): (..., 1), a constant.
+
+    Dividing by it rounds nothing. It is never below the least normal number.
+    """
+    # The bits of the exponent alone: exp2 of a whole number is rounded on some devices.
+    bits, exponent = _EXPONENT[x.dtype]
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    return (largest.view(bits) & exponent).view(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def touch_tolerance(dtype: torch.dtype) -> float:
+    """Distance, relative to the size of the points, under which two curves touch.
+
+    eps^(3/4): 1.8e-12 in float64. Rounding leaves crossing curves about 1e-15 apart, and a
+    direction between points that near is noise.
+    """
+    return float(torch.finfo(dtype).eps ** 0.75)
+
+
+def distance_between(point_p: Tensor, point_q: Tensor, sq_size: Tensor | float = 0) -> Tensor:
+    """Euclidean distance along the last axis; 0 with a zero gradient where the points touch.
+
+    They touch where the distance is 0, or rounding beside points of the square ``sq_size``.
+    """
+    return distance_of(point_p - point_q, sq_size)
+
+
+def distance_of(difference: Tensor, sq_size: Tensor | float = 0) -> Tensor:
+    """The distance of two points from their difference, as :func:`distance_between`."""
+    distance = length_of(difference)
+    size = sq_size.sqrt() if isinstance(sq_size, Tensor) else sq_size**0.5
+    return torch.where(distance <= touch_tolerance(distance.dtype) * size, 0, distance)  # NaN stays
+
+
+def normalized(x: Tensor) -> Tensor:
+    """``x`` over its length along the last axis; a zero vector stays zero, with a zero gradient."""
+    # Dividing by the largest coordinate first keeps the squares of 1e-200 and 1e200 representable.
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1)
+    return x / torch.where(largest > 0, x.square().sum(-1, keepdim=True), 1).sqrt()

@@ -25,7 +25,8 @@ from loopml.geometry.cones import (
     least_square,
     lengths_of,
 )
-from loopml.geometry.evaluate import normalized, wide
+from loopml.geometry.lengths import normalized
+from loopml.geometry.packing import wide
 from loopml.geometry.recompute import recomputed
 from loopml.geometry.segments import fraction, length_and_direction, measure_segments
 

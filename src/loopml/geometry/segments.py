@@ -20,7 +20,8 @@ from torch import Tensor
 
 from loopml._checks import check_endpoints
 from loopml._types import Closest
-from loopml.geometry.evaluate import distance_of, mixed, narrowed, stacked, wide
+from loopml.geometry.lengths import distance_of
+from loopml.geometry.packing import mixed, narrowed, stacked, wide
 
 
 class Differences(NamedTuple):

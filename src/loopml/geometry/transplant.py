@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from loopml.geometry.evaluate import distance_between, normalized, wide
+from loopml.geometry.lengths import distance_between, normalized
+from loopml.geometry.packing import wide
 
 
 def onto_sphere(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:

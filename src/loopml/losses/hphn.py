@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from loopml import ops
 from loopml._checks import check_flag, check_nonnegative
-from loopml._types import Pairs
-from loopml.curves import Curve, Samples, samples
-from loopml.geometry.evaluate import distance_of
+from loopml.batch import Batch
+from loopml.curves import Curve, Samples
+from loopml.geometry.lengths import distance_of
+from loopml.host import properties_of
+from loopml.losses.hardest import ROW, farthest_positive, nearest_curves, nearest_rows
 from loopml.losses.mined import Elements, MinedLoss
-from loopml.pairing import Pairing, pair_up, positive_mask
-from loopml.selection import largest, smallest_per_group
+from loopml.pairing import pair_up
 from loopml.spaces import DOT_PRODUCT, space_of
 from loopml.synthesis import (
     STATS,
+    Nearest,
     Negatives,
+    Points,
     Synthesizer,
     check_synthesizer,
     difference,
@@ -103,41 +105,29 @@ class HPHNTripletLoss(MinedLoss):
         self.margin = check_nonnegative("margin", margin)
         self.soft_margin = check_flag("soft_margin", soft_margin)
         self.synthesizer = check_synthesizer(synthesizer, optional=True)
-        if space_of(self.distance) is DOT_PRODUCT or self.distance.is_inverted:
+        if space_of(self.distance) is DOT_PRODUCT or properties_of(self.distance).is_similarity:
             raise ValueError(
                 "distance must be LpDistance(p=2) for HPHNTripletLoss, got "
                 f"{type(self.distance).__name__}: a margin between distances is no margin between "
                 "similarities; use LpDistance()"
             )
-        self.add_to_recordable_attributes(list_of_names=["margin"], is_stat=False)
-        self.add_to_recordable_attributes(list_of_names=list(STATS), is_stat=True)
+        self._record_stats(STATS, options=["margin"])
 
-    def elements(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
-    ) -> Elements | None:
+    def elements(self, batch: Batch) -> Elements | None:
         """One element per row of the batch; it counts where the row is an anchor."""
-        space = space_of(self.distance)
-        synthesizer = self.synthesizer
+        space, synthesizer = space_of(self.distance), self.synthesizer
+        curve = ROW if synthesizer is None else synthesizer.curve_in(space)
+        points = points_of(space, curve, batch)
+        positive = farthest_positive(points.gram, batch)
         if synthesizer is None:
-            curve: Curve = samples(0, normalize=False, similarity=False)
+            hardest = nearest_rows(points.gram, batch)
         else:
-            curve = synthesizer.curve_in(space)
-        points = points_of(self.distance, curve, embeddings, ref_emb)
-        positive = _farthest_positive(points.gram, embeddings, labels, ref_emb, ref_labels)
-        if synthesizer is None:
-            hardest = _nearest_rows(points.gram, labels, ref_labels)
-        else:
-            pairing = pair_up(
-                synthesizer.pairing, embeddings, labels, ref_emb, ref_labels, gram=points.gram
-            )
+            pairing = pair_up(synthesizer.pairing, batch, gram=points.gram)
             if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
                 return None
-            if isinstance(curve, Samples):
-                hardest = _nearest_to_samples(curve, points.gram, pairing, labels)
-                # An anchor is measured with the points between, without its positive.
-                curve = curve.without_end()
-            else:
-                hardest = _nearest_curves(curve, points.gram, pairing, len(labels))
+            hardest = nearest_curves(curve, points.gram, pairing, batch.labels)
+            # An anchor is measured with the points between, without its positive.
+            curve = curve.without_end() if isinstance(curve, Samples) else curve
         negatives, which, found = hardest
         valid = found & (positive >= 0)
         if synthesizer is None:
@@ -145,109 +135,35 @@ class HPHNTripletLoss(MinedLoss):
         else:
             nearest = measure(curve, points, negatives)
         if self.collect_stats:
-            counted = which[valid]
-            picked = nearest.weights[counted], nearest.distance[counted]
-            stats = stats_of(
-                points,
-                negatives.take(counted),
-                *picked,
-                len(counted),
-                from_anchor=isinstance(curve, Samples),
-            )
-            for name, value in stats.items():
-                setattr(self, name, value)
-        anchor = torch.arange(len(labels), device=labels.device)
+            self._record(points, curve, negatives, nearest, which[valid])
+        anchor = torch.arange(len(batch.labels), device=batch.labels.device)
         rows = torch.stack([anchor, positive.clamp(min=0)], 1)
         d_ap = distance_of(difference(points.seen, rows))
         d_an = nearest.distance.index_select(0, which)
-        if self.distance.power != 1:
-            d_ap, d_an = d_ap**self.distance.power, d_an**self.distance.power
+        power = properties_of(self.distance).power
+        if power != 1:
+            d_ap, d_an = d_ap**power, d_an**power
         if self.soft_margin:
             losses = torch.nn.functional.softplus(d_ap - d_an)
         else:
             losses = torch.relu(d_ap - d_an + self.margin)
         return Elements(losses, valid, (anchor,), "element")
 
+    def _record(
+        self, points: Points, curve: Curve, negatives: Negatives, nearest: Nearest, counted: Tensor
+    ) -> None:
+        """Keep the stats of the ``counted`` ones of the negatives."""
+        stats = stats_of(
+            points,
+            negatives.take(counted),
+            nearest.weights[counted],
+            nearest.distance[counted],
+            len(counted),
+            from_anchor=isinstance(curve, Samples),
+        )
+        for name, value in stats.items():
+            setattr(self, name, value)
+
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
         return f"margin={self.margin}, soft_margin={self.soft_margin}"
-
-
-@torch.no_grad()
-def _farthest_positive(
-    gram: Tensor,
-    embeddings: Tensor,
-    labels: Tensor,
-    ref_emb: Tensor | None,
-    ref_labels: Tensor | None,
-) -> Tensor:
-    """The index, among all points, of the farthest positive of each row; -1 where it has none."""
-    if ref_emb is None:
-        return ops.farthest_positives(gram, labels)
-    n = len(labels)
-    positives = positive_mask(embeddings, labels, ref_emb, ref_labels)
-    # The square of the anchor itself is the same for all of its positives.
-    farness = gram.diagonal()[n:] - 2 * gram[:n, n:]
-    index = largest(farness, positives, 1)[0].squeeze(1)
-    return torch.where(index < 0, index, index + n)
-
-
-class _Hardest(NamedTuple):
-    """The nearest negative curve of each of n anchors."""
-
-    negatives: Negatives  # u positive curves with their nearest negative curves
-    which: Tensor  # (n,) index of the anchor's into those; any, where it has none
-    found: Tensor  # (n,) whether it has one
-
-
-@torch.no_grad()
-def _nearest_rows(gram: Tensor, labels: Tensor, ref_labels: Tensor | None) -> _Hardest:
-    """Rows instead of curves, on both sides."""
-    n = len(labels)
-    offset = 0 if ref_labels is None else n
-    ref_labels = labels if ref_labels is None else ref_labels
-    nearness = 2 * gram[:n, offset:] - gram.diagonal()[offset:]
-    index = largest(nearness, labels.unsqueeze(1) != ref_labels, 1)[0].squeeze(1)
-    anchor = torch.arange(n, device=labels.device)
-    nearest = index.clamp(min=0)
-    negative = Pairs(nearest + offset, nearest + offset, ref_labels[nearest])
-    return _Hardest(Negatives(anchor, anchor, negative), anchor, index >= 0)
-
-
-@torch.no_grad()
-def _nearest_curves(curve: Curve, gram: Tensor, pairing: Pairing, n: int) -> _Hardest:
-    """Over all curves through an anchor. A curve belongs to both of its ends: it is searched once.
-
-    What is measured then are all curves, or those that the anchors chose where these are fewer.
-    """
-    rows, cols = pairing.positives, pairing.negatives
-    index, value = curve.nearest(gram, rows, cols, 1)
-    pair, found = smallest_per_group(value[pairing.curve, 0], pairing.anchor, n)
-    which = pairing.curve[pair]
-    if len(rows.first) > n:
-        rows, index, which = rows.take(which), index[which], torch.arange(n, device=which.device)
-    negative = cols.take(index[:, 0].clamp(min=0))
-    return _Hardest(Negatives(rows.first, rows.second, negative), which, found)
-
-
-@torch.no_grad()
-def _nearest_to_samples(curve: Samples, gram: Tensor, pairing: Pairing, labels: Tensor) -> _Hardest:
-    """Over the anchor and the points between it and its positives.
-
-    The points between belong to both ends of a pair; the anchor belongs to itself.
-    """
-    rows = torch.arange(len(labels), device=labels.device)
-    alone = Pairs(rows, rows, labels)
-    index, value = curve.start().nearest(gram, alone, pairing.negatives, 1)
-    # An anchor that is itself the nearest is measured with any of its positives.
-    partner = rows.scatter_reduce(0, pairing.anchor, pairing.positive, "amax", include_self=False)
-    anchor, positive = rows, partner
-    if curve.between().p_fractions:
-        between, values = curve.between().nearest(gram, pairing.positives, pairing.negatives, 1)
-        anchor = torch.cat([rows, pairing.anchor])
-        positive = torch.cat([partner, pairing.positive])
-        index = torch.cat([index, between[pairing.curve]])
-        value = torch.cat([value, values[pairing.curve]])
-    pair, found = smallest_per_group(value[:, 0], anchor, len(labels))
-    negative = pairing.negatives.take(index[pair, 0].clamp(min=0))
-    return _Hardest(Negatives(rows, positive[pair], negative), rows, found)

@@ -6,13 +6,11 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
-from loopml._checks import check_batch, values_readable
-from loopml.spaces import at_least_float32, full_precision
-from loopml.synthesis import on_device_of
+from loopml._checks import values_readable
+from loopml.batch import Batch, batch_of, full_precision
+from loopml.host import HostLoss, fill_empty
 
 # Frames up from a warning to the line that called the loss: _warn_if_idle, forward, and two of
 # torch.nn.Module.
@@ -28,28 +26,29 @@ class Elements(NamedTuple):
     reduction_type: str
 
 
-class MiningLoss(BaseMetricLossFunction):
+class MiningLoss(HostLoss):
     """A loss that makes its own tuples, and says so when batch after batch has none."""
 
     # On the class, so that a loss that was pickled before they existed has them too.
     _idle_in_a_row = 0
     _has_warned = False
 
-    def _warn_if_idle(
-        self, idle: bool, embeddings: Tensor, labels: Tensor, ref_labels: Tensor | None
-    ) -> None:
+    def _count_idle(self, idle: bool) -> None:
+        """Count the batches in a row that have no tuple."""
+        self._idle_in_a_row = self._idle_in_a_row + 1 if idle else 0
+
+    def _warn_if_idle(self, batch: Batch) -> None:
         """Warn once, of the second batch in a row that has no tuple.
 
         A single one may be the short last batch of an epoch.
         """
-        self._idle_in_a_row = self._idle_in_a_row + 1 if idle else 0
         if self._has_warned or self._idle_in_a_row < 2:
             return
         self._has_warned = True
-        others = labels if ref_labels is None else ref_labels
-        one_class = bool((torch.cat([labels, others]) == labels[0]).all())
+        labels = torch.cat([batch.labels, batch.labels_of_others()])
+        one_class = bool((labels == labels[0]).all())
         missing = "a second class, so without negatives" if one_class else "a positive pair"
-        size = 4 * max(2, -(-len(embeddings) // 4))
+        size = 4 * max(2, -(-len(batch.embeddings) // 4))
         warnings.warn(
             f"{type(self).__name__} got two batches in a row without {missing}: their loss and "
             "gradient are 0, so nothing is learned; draw several rows of several classes, as "
@@ -62,10 +61,8 @@ class MiningLoss(BaseMetricLossFunction):
 class MinedLoss(MiningLoss):
     """A loss of elements of its own."""
 
-    def elements(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
-    ) -> Elements | None:
-        """The loss elements of a checked batch, None where it has no positive pair at all."""
+    def elements(self, batch: Batch) -> Elements | None:
+        """The loss elements of a batch, None where it has no positive pair at all."""
         raise NotImplementedError
 
     def forward(
@@ -100,42 +97,54 @@ class MinedLoss(MiningLoss):
                 may be the short last one of an epoch. Only where looking costs nothing: on the CPU,
                 outside ``torch.compile`` and ``torch.func``.
         """
-        embeddings, labels, ref_emb, ref_labels = check_batch(
-            embeddings, labels, ref_emb, ref_labels
-        )
-        embeddings = at_least_float32(embeddings)
-        if len(embeddings) == 0:
-            return embeddings.sum()  # the mean of a regulariser would be 0 / 0
-        self.reset_stats()
-        labels, ref_labels = on_device_of(embeddings, labels, ref_labels)
-        with full_precision(embeddings):
-            found = self.elements(embeddings, labels, ref_emb, ref_labels)
-        if values_readable(embeddings):
-            idle = found is None or not bool(found.valid.any())
-            self._warn_if_idle(idle, embeddings, labels, ref_labels)
-        elif found is not None:
-            found = _nan_of(embeddings, found)
-        if type(self.reducer) is MeanReducer and not self.reducer.collect_stats:
-            # A masked mean has static shapes: it waits for no GPU and compiles whole.
-            if found is None:
-                return (embeddings * 0).sum()
-            return torch.where(found.valid, found.losses, 0).sum() / found.valid.sum().clamp(min=1)
-        parts = {"loss": self._counted(embeddings, found)}
-        self.add_embedding_regularization_to_loss_dict(parts, embeddings)
-        return self.reducer(parts, embeddings, labels)
+        batch = batch_of(embeddings, labels, ref_emb, ref_labels)
+        if len(batch.embeddings) == 0:
+            return batch.embeddings.sum()  # the mean of a regulariser would be 0 / 0
+        if self._is_plain_mean():
+            loss = _masked_mean(batch, self._found(batch))
+        else:
+            loss = super().forward(
+                batch.embeddings, batch.labels, indices_tuple, batch.ref_emb, batch.ref_labels
+            )
+        self._warn_if_idle(batch)
+        return loss
 
-    def _counted(self, embeddings: Tensor, found: Elements | None) -> dict[str, Any]:
-        """The elements that count, for a reducer."""
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: Any,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> dict[str, Any]:
+        """The elements that count, for the reducer of pytorch-metric-learning."""
+        batch = batch_of(embeddings, labels, ref_emb, ref_labels)
+        found = self._found(batch)
         if found is None or not bool(found.valid.any()):
-            return none_of(embeddings, self.zero_loss())
-        losses = found.losses[found.valid]
+            return none_of(batch.embeddings, self._no_terms())
         indices = tuple(index[found.valid] for index in found.indices)
-        return {
-            "losses": losses,
-            "indices": indices if len(indices) > 1 else indices[0],
-            "reduction_type": found.reduction_type,
-            "divisor": len(losses),  # for DivisorReducer
-        }
+        return self._terms(found.losses[found.valid], indices, found.reduction_type)
+
+    def _found(self, batch: Batch) -> Elements | None:
+        """The elements, NaN where the batch is and nobody can look."""
+        self._clear_stats()
+        with full_precision(batch.embeddings):
+            found = self.elements(batch)
+        if values_readable(batch.embeddings):
+            self._count_idle(found is None or not bool(found.valid.any()))
+        elif found is not None:
+            found = _nan_of(batch.embeddings, found)
+        return found
+
+
+def _masked_mean(batch: Batch, found: Elements | None) -> Tensor:
+    """The mean of the elements that count.
+
+    Its shapes are static: it waits for no GPU and compiles whole.
+    """
+    if found is None:
+        return (batch.embeddings * 0).sum()
+    return torch.where(found.valid, found.losses, 0).sum() / found.valid.sum().clamp(min=1)
 
 
 def _nan_of(embeddings: Tensor, found: Elements) -> Elements:
@@ -143,14 +152,14 @@ def _nan_of(embeddings: Tensor, found: Elements) -> Elements:
 
     NaN loses every comparison, so no anchor of such a batch finds a negative.
     """
-    nan = embeddings.detach()[0, 0].isnan()  # check_batch made every entry so, or none
+    nan = embeddings.detach()[0, 0].isnan()  # batch_of made every entry so, or none
     losses = torch.where(nan, torch.nan, found.losses)
     # The compiler of torch 2.4 cannot read the _replace of a tuple.
     return Elements(losses, found.valid | nan, found.indices, found.reduction_type)
 
 
-def none_of(embeddings: Tensor, part: dict[str, Any]) -> dict[str, Any]:
-    """A part of an unreduced loss; where it has no elements, NaN with embeddings that are NaN."""
-    if values_readable(embeddings) or isinstance(part["losses"], Tensor):
-        return part
-    return {**part, "losses": (embeddings * 0).sum()}  # as BaseReducer makes of a bare 0
+def none_of(embeddings: Tensor, terms: dict[str, Any]) -> dict[str, Any]:
+    """The terms of an unreduced loss; those without elements are NaN with embeddings that are."""
+    if values_readable(embeddings):
+        return terms
+    return fill_empty(terms, (embeddings * 0).sum())

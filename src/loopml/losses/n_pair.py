@@ -7,18 +7,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_metric_learning.distances import BaseDistance, DotProductSimilarity
-from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import Tensor
 
 from loopml._checks import check_nonnegative
 from loopml._types import Pairs
+from loopml.batch import Batch
 from loopml.curves import Products
 from loopml.geometry.recompute import recomputed
+from loopml.host import Distance, dot_product, mean_squared_length, properties_of
 from loopml.losses.mined import Elements, MinedLoss
 from loopml.pairing import pair_up
 from loopml.spaces import seen_by, space_of
-from loopml.synthesis import Synthesizer, check_synthesizer, with_references
+from loopml.synthesis import Synthesizer, check_synthesizer
 
 # Similarities of curves in one block: as many as there are inner products of rows, which are kept
 # whole, or this many where there are fewer. A few dozen temporaries of this size live at once.
@@ -94,44 +94,37 @@ class NPairLoss(MinedLoss):
                 raise ValueError(
                     "l2_reg is an embedding_regularizer of its own; give one of the two"
                 )
-            base_loss_kwargs["embedding_regularizer"] = LpRegularizer(p=2, power=2)
+            base_loss_kwargs["embedding_regularizer"] = mean_squared_length()
             base_loss_kwargs["embedding_reg_weight"] = self.l2_reg
         super().__init__(**base_loss_kwargs)
         self.synthesizer = check_synthesizer(synthesizer, optional=True)
         space_of(self.distance)
-        if not self.distance.is_inverted or self.distance.power != 1:
+        properties = properties_of(self.distance)
+        if not properties.is_similarity or properties.power != 1:
             raise ValueError(
                 "distance must be DotProductSimilarity or CosineSimilarity with power=1 for "
-                f"NPairLoss, got {type(self.distance).__name__}(power={self.distance.power}): "
+                f"NPairLoss, got {type(self.distance).__name__}(power={properties.power}): "
                 "N-pair is a loss on dot products"
             )
 
-    def get_default_distance(self) -> BaseDistance:
+    def default_distance(self) -> Distance:
         """The raw dot product."""
-        return DotProductSimilarity(normalize_embeddings=False)
+        return dot_product()
 
-    def elements(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
-    ) -> Elements | None:
+    def elements(self, batch: Batch) -> Elements | None:
         """One element per positive pair; it counts where there is a negative."""
         synthesizer = self.synthesizer
-        seen = seen_by(self.distance, with_references(embeddings, ref_emb))
+        space = space_of(self.distance)
+        seen = seen_by(space, batch.rows())
         located = seen.detach()
-        rows, cols = pair_up(
-            "auto" if synthesizer is None else synthesizer.pairing,
-            embeddings,
-            labels,
-            ref_emb,
-            ref_labels,
-            gram=located @ located.T,
-            similarity=True,
-        )[:2]
+        pairing = "auto" if synthesizer is None else synthesizer.pairing
+        rows, cols = pair_up(pairing, batch, gram=located @ located.T, similarity=True)[:2]
         if len(rows.first) == 0 or len(cols.first) == 0:
             return None
         if synthesizer is None:
             products = Products(seen, _products_of_ends)
         else:
-            curve = synthesizer.curve_in(space_of(self.distance))
+            curve = synthesizer.curve_in(space)
             products = curve.products(curve.place(seen))
         # Whether there is a negative: the labels of the columns are not all the row's.
         valid = (rows.label != cols.label.amin()) | (rows.label != cols.label.amax())
@@ -151,8 +144,7 @@ class NPairLoss(MinedLoss):
             keep(partial(excess_of, some), products.source, positive[some]) for some in blocks
         ]
         losses = torch.nn.functional.softplus(torch.cat(excess))
-        offset = 0 if ref_emb is None else len(embeddings)
-        return Elements(losses, valid, (rows.first, rows.second - offset), "pos_pair")
+        return Elements(losses, valid, (rows.first, rows.second - batch.offset()), "pos_pair")
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""

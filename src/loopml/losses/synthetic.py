@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytorch_metric_learning.distances import BaseDistance
-from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import Tensor
 
-from loopml._checks import check_batch, values_readable
+from loopml._checks import values_readable
+from loopml.batch import Batch, batch_of, full_precision
+from loopml.host import Loss, is_unreduced
 from loopml.losses.mined import MiningLoss, none_of
-from loopml.spaces import comparable, full_precision, space_of
-from loopml.support import check_supported
+from loopml.losses.support import check_supported
+from loopml.spaces import comparable, space_of
 from loopml.synthesis import Synthesizer, check_synthesizer
 
 
@@ -61,7 +60,7 @@ class SyntheticLoss(MiningLoss):
         >>> loss.backward()
     """
 
-    def __init__(self, loss: BaseMetricLossFunction, synthesizer: Synthesizer) -> None:
+    def __init__(self, loss: Loss, synthesizer: Synthesizer) -> None:
         check_supported(loss)
         space_of(loss.distance)
         super().__init__(distance=loss.distance)
@@ -100,19 +99,15 @@ class SyntheticLoss(MiningLoss):
                 the short last one of an epoch. Only where looking costs nothing: on the CPU,
                 outside ``torch.compile`` and ``torch.func``.
         """
-        embeddings, labels, ref_emb, ref_labels = check_batch(
-            embeddings, labels, ref_emb, ref_labels
-        )
-        distance: BaseDistance = self.loss.distance
-        embeddings = comparable(distance, embeddings)
-        if len(embeddings) == 0:
-            return embeddings.sum()  # the mean of a regulariser would be 0 / 0
-        with full_precision(embeddings):
-            batch = self.synthesizer._synthesize(distance, embeddings, labels, ref_emb, ref_labels)
-            if values_readable(embeddings):
-                idle = len(batch.indices_tuple[0]) == 0
-                self._warn_if_idle(idle, embeddings, labels, ref_labels)
-            result = self.loss(*batch)
-        if isinstance(self.loss.reducer, DoNothingReducer):
-            return {name: none_of(embeddings, part) for name, part in result.items()}
-        return result
+        batch = batch_of(embeddings, labels, ref_emb, ref_labels)
+        space = space_of(self.loss.distance)
+        batch = Batch(comparable(space, batch.embeddings), *batch[1:])
+        if len(batch.embeddings) == 0:
+            return batch.embeddings.sum()  # the mean of a regulariser would be 0 / 0
+        with full_precision(batch.embeddings):
+            given = self.synthesizer._synthesize(space, batch, batch.embeddings.dtype)
+            if values_readable(batch.embeddings):
+                self._count_idle(len(given.indices_tuple[0]) == 0)
+                self._warn_if_idle(batch)
+            result = self.loss(*given)
+        return none_of(batch.embeddings, result) if is_unreduced(self.loss) else result

@@ -12,11 +12,13 @@ for each row curve, the nearest column curves of another label: ``(index, value)
 - The ops have no gradient: they choose, and what they choose is measured elsewhere.
 """
 
-from loopml.ops.search import (
-    farthest_positives,
-    nearest_arcs,
-    nearest_samples,
-    nearest_segments,
-)
+from loopml.ops.positives import farthest_allowed, farthest_positives
+from loopml.ops.search import nearest_arcs, nearest_samples, nearest_segments
 
-__all__ = ["farthest_positives", "nearest_arcs", "nearest_samples", "nearest_segments"]
+__all__ = [
+    "farthest_allowed",
+    "farthest_positives",
+    "nearest_arcs",
+    "nearest_samples",
+    "nearest_segments",
+]

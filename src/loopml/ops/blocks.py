@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from loopml._types import Pairs
-from loopml.geometry.gram import grid_corners
+from loopml.ops.scores import grid_corners
 from loopml.selection import largest
 
 # Numbers in a temporary of one block: 128 KiB of float32. A score has two dozen temporaries.
 _BLOCK = 1 << 15
 
-# Scores of pairs of curves from their corners and the terms of both, as in ``geometry.gram``.
+# Scores of pairs of curves from their corners and the terms of both, as in ``ops.scores``.
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 

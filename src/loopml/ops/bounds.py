@@ -22,8 +22,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from loopml.geometry.gram import listed_corners
 from loopml.ops.blocks import Curves, Score, joined, search_all
+from loopml.ops.scores import listed_corners
 
 # Numbers in a temporary of one block: 1 MiB of float32. Smaller blocks spend their time in calls,
 # larger ones in memory (measured from 2^15 to 2^19 at 256 to 3072 curves).

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopml.geometry.gram import Reach, SegmentTerms, segment_terms, sq_to_segment
 from loopml.ops.blocks import Curves
+from loopml.ops.scores import Reach, SegmentTerms, segment_terms, sq_to_segment
 
 # What rounding makes of a score that is a sum of a few products of numbers of size 1.
 _ROUNDINGS = 32

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from loopml._types import Pairs
-from loopml.geometry import gram as scores
+from loopml.ops import scores
 from loopml.ops.blocks import Curves, Score, filled_up, rows_with_columns, search_all
 from loopml.ops.bounds import Bound, search_nearest
 from loopml.ops.cuda import use_kernel
+from loopml.ops.eager import chosen
 from loopml.ops.reach import DistanceBound, ProductBound
 from loopml.ops.zeros import (
     nearest_with_zeros,
@@ -25,8 +26,6 @@ from loopml.ops.zeros import (
     without_zero_ends,
     zero_rows,
 )
-from loopml.pairing import all_curves
-from loopml.selection import farthest, largest
 
 # Written out, since the releases of torch differ in which annotations they can read.
 _CURVES = (
@@ -38,9 +37,6 @@ _SAMPLES_SCHEMA = (
     f"({_CURVES}, float[] row_fractions, float[] col_fractions, bool normalize, "
     "bool similarity, bool unit, SymInt k) -> (Tensor, Tensor)"
 )
-
-# Up to this many rows, a matrix of all pairs takes fewer calls than a list of the positive ones.
-_FEW = 256
 
 Terms = Callable[[Tensor, Pairs], Tensor]  # of curves, from the Gram matrix
 
@@ -222,33 +218,6 @@ use_kernel(_nearest_segments, "nearest_segments")
 use_kernel(_nearest_samples, "nearest_samples")
 
 
-@torch.library.custom_op(
-    "loopml::farthest_positives", mutates_args=(), schema="(Tensor gram, Tensor labels) -> Tensor"
-)
-def _farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
-    if len(labels) <= _FEW:
-        positive = (labels.unsqueeze(1) == labels).fill_diagonal_(False)
-        return largest(gram.diagonal() - 2 * gram, positive, 1)[0].squeeze(1)
-    pairs, _ = all_curves(labels)
-    first, second = torch.cat(pairs[:2]), torch.cat(pairs[1::-1])
-    return farthest(gram, first, second, len(labels))
-
-
-@_farthest_positives.register_fake
-def _(gram: Tensor, labels: Tensor) -> Tensor:
-    return labels.new_empty(labels.shape, dtype=torch.int64)
-
-
-def _op(op: Any, gram: Tensor) -> Callable[..., Any]:
-    """The op, or in eager mode on the CPU the function behind it.
-
-    The Python layers of the dispatcher take 0.4 ms, as long as the search of a batch of 128.
-    """
-    eager = gram.device.type == "cpu" and not torch.compiler.is_compiling()
-    chosen: Callable[..., Any] = op._init_fn if eager else op
-    return chosen
-
-
 def _width(k: int, cols: Pairs) -> int:
     """How many columns to find: no row has more than there are, and -1 needs a place."""
     if k == 1:  # the compiler of torch 2.4 knows no minimum of symbols
@@ -257,21 +226,6 @@ def _width(k: int, cols: Pairs) -> int:
     # Not min and max, which would fix a symbol to a number.
     width: int = torch.sym_min(k, torch.sym_max(1, c))  # type: ignore[no-untyped-call,unused-ignore]
     return width
-
-
-@torch.no_grad()
-def farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
-    """The farthest other row of its label that each row has, in Euclidean distance.
-
-    Args:
-        gram: (n, n) inner products.
-        labels: (n,).
-
-    Returns:
-        (n,) rows, -1 where there is none; the lowest of equally far ones.
-    """
-    found: Tensor = _op(_farthest_positives, gram)(gram, labels)
-    return found
 
 
 @torch.no_grad()
@@ -290,7 +244,8 @@ def nearest_arcs(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Te
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    found: tuple[Tensor, Tensor] = _op(_nearest_arcs, gram)(gram, *rows, *cols, _width(k, cols))
+    op = chosen(_nearest_arcs, gram)
+    found: tuple[Tensor, Tensor] = op(gram, *rows, *cols, _width(k, cols))
     return found
 
 
@@ -308,7 +263,9 @@ def nearest_segments(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tupl
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    found: tuple[Tensor, Tensor] = _op(_nearest_segments, gram)(gram, *rows, *cols, _width(k, cols))
+    found: tuple[Tensor, Tensor] = chosen(_nearest_segments, gram)(
+        gram, *rows, *cols, _width(k, cols)
+    )
     return found
 
 
@@ -346,7 +303,7 @@ def nearest_samples(
         Indices into ``cols`` and values, (r, k).
     """
     options = list(row_fractions), list(col_fractions), normalize, similarity, unit
-    found: tuple[Tensor, Tensor] = _op(_nearest_samples, gram)(
+    found: tuple[Tensor, Tensor] = chosen(_nearest_samples, gram)(
         gram, *rows, *cols, *options, _width(k, cols)
     )
     return found

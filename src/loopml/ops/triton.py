@@ -3,7 +3,7 @@
 One kernel serves the three ops. A program holds a block of row curves and walks over the columns in
 tiles; from the four Gram entries of a row and a column, and the terms of either curve alone, it
 scores the pair in registers, so that nothing of size (r, c) is ever stored. The terms are those of
-``loopml.geometry.gram``, and so are the candidates and the reasons for them.
+``loopml.ops.scores``, and so are the candidates and the reasons for them.
 
 It is compiled without fused multiply-adds. Fusing rounds one product of a sum and not the other,
 and which one is the compiler's choice at each place, so curves that share their nearest endpoint,
@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from loopml._types import Pairs
-from loopml.geometry.gram import arc_terms, sample_terms, segment_terms
+from loopml.ops.scores import arc_terms, sample_terms, segment_terms
 from loopml.ops.zeros import nearest_with_zeros, on_sphere, sq_distance
 
 # A program's tile. Few rows, because a batch of 128 has few row curves for a hundred processors;

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pytorch_metric_learning import losses
-
 from loopml._checks import kind_of
+from loopml.host import loss_named
 
 # Each reads its tuples as entries (anchor, row) of a distance matrix, so that a synthetic row of
 # ref_emb stands for a curve. Subclasses may read them otherwise and are not taken on trust.
 SUPPORTED: frozenset[type] = frozenset(
-    {
-        losses.CircleLoss,
-        losses.ContrastiveLoss,
-        losses.DynamicSoftMarginLoss,
-        losses.GeneralizedLiftedStructureLoss,
-        losses.IntraPairVarianceLoss,
-        losses.LiftedStructureLoss,
-        losses.MarginLoss,
-        losses.MultiSimilarityLoss,
-        losses.NTXentLoss,
-        losses.SupConLoss,
-        losses.TripletMarginLoss,
-        losses.TupletMarginLoss,
-    }
+    loss_named(name)
+    for name in (
+        "CircleLoss",
+        "ContrastiveLoss",
+        "DynamicSoftMarginLoss",
+        "GeneralizedLiftedStructureLoss",
+        "IntraPairVarianceLoss",
+        "LiftedStructureLoss",
+        "MarginLoss",
+        "MultiSimilarityLoss",
+        "NTXentLoss",
+        "SupConLoss",
+        "TripletMarginLoss",
+        "TupletMarginLoss",
+    )
 )
 
 _WRAPPER = "it wraps another loss; wrap the inner loss in SyntheticLoss instead"
@@ -74,7 +74,7 @@ def check_supported(loss: object) -> None:
     if isinstance(loss, type):
         raise TypeError(f"loss must be a loss of pytorch_metric_learning, got {kind_of(loss)}")
     if type(loss) in SUPPORTED:
-        if isinstance(loss, losses.TripletMarginLoss) and loss.swap:
+        if getattr(loss, "swap", False):
             raise ValueError(
                 "loss must be a supported tuple loss, got TripletMarginLoss(swap=True): "
                 "a negative carried over to its anchor has no meaningful distance to the positive; "

@@ -1,0 +1,89 @@
+"""The three searches of the HPHN triplet loss: farthest positives, nearest rows, nearest curves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from loopml import ops
+from loopml._types import Pairs
+from loopml.batch import Batch, positive_mask
+from loopml.curves import Curve, Samples, samples
+from loopml.pairing import Pairing
+from loopml.selection import largest, smallest_per_group
+from loopml.synthesis import Negatives
+
+# Rows instead of curves: the points of a pair are its two ends.
+ROW: Curve = samples(0, normalize=False, similarity=False)
+
+
+class Hardest(NamedTuple):
+    """The nearest negative curve of each of n anchors."""
+
+    negatives: Negatives  # u positive curves with their nearest negative curves
+    which: Tensor  # (n,) index of the anchor's into those; any, where it has none
+    found: Tensor  # (n,) whether it has one
+
+
+@torch.no_grad()
+def farthest_positive(gram: Tensor, batch: Batch) -> Tensor:
+    """The index, among all rows, of the farthest positive of each anchor; -1 where it has none."""
+    if batch.ref_emb is None:
+        return ops.farthest_positives(gram, batch.labels)
+    n = batch.offset()
+    index = ops.farthest_allowed(gram[:n, n:], gram.diagonal()[n:], positive_mask(batch))
+    return torch.where(index < 0, index, index + n)
+
+
+@torch.no_grad()
+def nearest_rows(gram: Tensor, batch: Batch) -> Hardest:
+    """Rows instead of curves, on both sides."""
+    n, offset, labels = len(batch.labels), batch.offset(), batch.labels_of_others()
+    nearness = 2 * gram[:n, offset:] - gram.diagonal()[offset:]
+    index = largest(nearness, batch.labels.unsqueeze(1) != labels, 1)[0].squeeze(1)
+    anchor = torch.arange(n, device=labels.device)
+    nearest = index.clamp(min=0)
+    negative = Pairs(nearest + offset, nearest + offset, labels[nearest])
+    return Hardest(Negatives(anchor, anchor, negative), anchor, index >= 0)
+
+
+@torch.no_grad()
+def nearest_curves(curve: Curve, gram: Tensor, pairing: Pairing, labels: Tensor) -> Hardest:
+    """Over all curves through an anchor, or over its own points where curves are samples."""
+    if isinstance(curve, Samples):
+        return _nearest_to_own_points(curve, gram, pairing, labels)
+    # A curve belongs to both of its ends: it is searched once.
+    rows, cols, n = pairing.positives, pairing.negatives, len(labels)
+    index, value = curve.nearest(gram, rows, cols, 1)
+    pair, found = smallest_per_group(value[pairing.curve, 0], pairing.anchor, n)
+    which = pairing.curve[pair]
+    if len(rows.first) > n:  # what is measured are then the curves that the anchors chose
+        rows, index, which = rows.take(which), index[which], torch.arange(n, device=which.device)
+    negative = cols.take(index[:, 0].clamp(min=0))
+    return Hardest(Negatives(rows.first, rows.second, negative), which, found)
+
+
+def _nearest_to_own_points(
+    curve: Samples, gram: Tensor, pairing: Pairing, labels: Tensor
+) -> Hardest:
+    """Over the anchor and the points between it and its positives.
+
+    The points between belong to both ends of a pair; the anchor belongs to itself.
+    """
+    rows = torch.arange(len(labels), device=labels.device)
+    alone = Pairs(rows, rows, labels)
+    index, value = curve.start().nearest(gram, alone, pairing.negatives, 1)
+    # An anchor that is itself the nearest is measured with any of its positives.
+    partner = rows.scatter_reduce(0, pairing.anchor, pairing.positive, "amax", include_self=False)
+    anchor, positive = rows, partner
+    if curve.between().p_fractions:
+        between, values = curve.between().nearest(gram, pairing.positives, pairing.negatives, 1)
+        anchor = torch.cat([rows, pairing.anchor])
+        positive = torch.cat([partner, pairing.positive])
+        index = torch.cat([index, between[pairing.curve]])
+        value = torch.cat([value, values[pairing.curve]])
+    pair, found = smallest_per_group(value[:, 0], anchor, len(labels))
+    negative = pairing.negatives.take(index[pair, 0].clamp(min=0))
+    return Hardest(Negatives(rows, positive[pair], negative), rows, found)

@@ -1,0 +1,70 @@
+"""The farthest positive of each row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loopml.ops.eager import chosen
+from loopml.pairing import all_curves
+from loopml.selection import largest
+
+# Up to this many rows, a matrix of all pairs takes fewer calls than a list of the positive ones.
+_FEW = 256
+
+
+@torch.no_grad()
+def farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
+    """The farthest other row of its label that each row has, in Euclidean distance.
+
+    Args:
+        gram: (n, n) inner products.
+        labels: (n,).
+
+    Returns:
+        (n,) rows, -1 where there is none; the lowest of equally far ones.
+    """
+    found: Tensor = chosen(_farthest_positives, gram)(gram, labels)
+    return found
+
+
+@torch.no_grad()
+def farthest_allowed(gram: Tensor, squares: Tensor, allowed: Tensor) -> Tensor:
+    """The farthest column that each row may have, in Euclidean distance.
+
+    Args:
+        gram: (n, m) inner products of rows and columns.
+        squares: (m,) inner products of the columns with themselves.
+        allowed: (n, m).
+
+    Returns:
+        (n,) columns, -1 where none is allowed; the lowest of equally far ones.
+    """
+    return largest(_farness(gram, squares), allowed, 1)[0].squeeze(1)
+
+
+def _farness(products: Tensor, squares: Tensor) -> Tensor:
+    """Squared distances, but for the squares of the rows, which are the same for all columns."""
+    return squares - 2 * products
+
+
+@torch.library.custom_op(
+    "loopml::farthest_positives", mutates_args=(), schema="(Tensor gram, Tensor labels) -> Tensor"
+)
+def _farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
+    n = len(labels)
+    if n <= _FEW:
+        positive = (labels.unsqueeze(1) == labels).fill_diagonal_(False)
+        return farthest_allowed(gram, gram.diagonal(), positive)
+    pairs, _ = all_curves(labels)
+    row, col = torch.cat(pairs[:2]), torch.cat(pairs[1::-1])
+    farness = _farness(gram[row, col], gram.diagonal()[col])
+    most = farness.new_full((n,), -torch.inf).scatter_reduce(0, row, farness, "amax")
+    col = torch.where(farness == most[row], col, n)
+    lowest = col.new_full((n,), n).scatter_reduce(0, row, col, "amin")
+    return torch.where(lowest < n, lowest, -1)
+
+
+@_farthest_positives.register_fake
+def _(gram: Tensor, labels: Tensor) -> Tensor:
+    return labels.new_empty(labels.shape, dtype=torch.int64)
