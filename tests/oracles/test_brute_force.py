@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import KINDS, Kind, brute_force, points_on, size_of, slopes
-from strategies import FAMILIES, exact_problems, family_curves, seeds
+
+from tests.oracles.brute_force import (
+    KINDS,
+    Kind,
+    brute_force,
+    coordinates,
+    points_on,
+    size_of,
+    slopes,
+)
+from tests.oracles.strategies import FAMILIES, exact_problems, family_curves, seeds
 
 # Worst of 20 000 rows, d 2..512, touching ones included: 2e-12 of the largest endpoint.
 SEARCH_ERROR = 1e-11
@@ -69,7 +77,7 @@ def test_coordinates_keep_the_distance(kind: Kind, seed: int) -> None:
     """Searching in the span of the endpoints is searching in the whole space."""
     curves = FAMILIES["random"](np.random.default_rng(seed), 3, 9)
     whole = np.concatenate([curves, np.zeros((4, 3, 1))], axis=-1)
-    narrow = oracles.coordinates(kind, whole)
+    narrow = coordinates(kind, whole)
     assert narrow.shape == (4, 3, 4)
     np.testing.assert_allclose(
         brute_force(kind, narrow).distance, brute_force(kind, whole).distance, atol=SEARCH_ERROR

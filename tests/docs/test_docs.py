@@ -10,7 +10,7 @@ import pytest
 import loopml
 from loopml import evaluation, geometry
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(
     page
     for page in DOCS.rglob("*.md")
@@ -19,7 +19,7 @@ PAGES = sorted(
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
-# Each recipe of this page runs apart from the others, in test_examples.py.
+# Each recipe of this page runs apart from the others, in test_recipes.py.
 RECIPES = DOCS / "recipes.md"
 
 

@@ -283,7 +283,7 @@ def test_flaws_are_those_of_the_original() -> None:
 @pytest.mark.parametrize("part", [differences.losses, differences.ties, differences.curves])
 def test_page_quotes_what_is_measured(part: Callable[[], Iterable[tuple[str, str]]]) -> None:
     """All decimals; shares of arcs are left out, since they hang on the sign of a zero."""
-    page = (Path(__file__).parents[1] / "docs" / "differences.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "differences.md").read_text()
     for _, effect in part():
         for number in re.findall(r"\d+\.\d+", effect):
             assert number in page, effect

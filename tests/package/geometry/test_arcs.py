@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checks import DTYPES, array, assert_near, sound_gradient, tensors
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import brute_force, unit
-from strategies import (
+
+from loopml.geometry import arc_distance, closest_on_arcs
+from loopml.geometry.arcs import arc_weights
+from loopml.geometry.cones import least_square
+from tests.oracles.brute_force import brute_force, unit
+from tests.oracles.checks import DTYPES, array, assert_near, sound_gradient, tensors
+from tests.oracles.strategies import (
     FAMILIES,
     UNIQUE_ARC_FAMILIES,
     family_curves,
@@ -17,10 +21,6 @@ from strategies import (
     same_circle_arcs,
     seeds,
 )
-
-from loopml.geometry import arc_distance, closest_on_arcs
-from loopml.geometry.arcs import arc_weights
-from loopml.geometry.cones import least_square
 
 
 def degrees(*angles: float) -> np.ndarray:

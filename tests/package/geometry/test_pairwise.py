@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checks import DTYPES, FUNCTIONS, array, assert_near, sound_gradient, tensors
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import KINDS, Kind
-from strategies import DIMS, FAMILIES, Problem, family_curves, seeds
+
+from tests.oracles.brute_force import KINDS, Kind
+from tests.oracles.checks import DTYPES, FUNCTIONS, array, assert_near, sound_gradient, tensors
+from tests.oracles.strategies import DIMS, FAMILIES, Problem, family_curves, seeds
 
 both_kinds = pytest.mark.parametrize("kind", KINDS)
 dtypes = st.sampled_from(DTYPES)

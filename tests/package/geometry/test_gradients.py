@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checks import DTYPES, FUNCTIONS, array, sound_gradient, tensors
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import KINDS, Kind, slopes
-from strategies import TOUCHING_FAMILIES, exact_problems, family_curves
+
+from tests.oracles.brute_force import KINDS, Kind, slopes
+from tests.oracles.checks import DTYPES, FUNCTIONS, array, sound_gradient, tensors
+from tests.oracles.strategies import TOUCHING_FAMILIES, exact_problems, family_curves
 
 both_kinds = pytest.mark.parametrize("kind", KINDS)
 dtypes = st.sampled_from(DTYPES)

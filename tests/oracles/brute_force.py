@@ -4,7 +4,7 @@ Nothing here is shared with the library: no Gram matrix, no singular vectors, no
 no autograd. A curve is a function from a fraction in [0, 1] to a point; the distance is the
 smallest gap between two points, found by a grid that zooms in on itself.
 
-Accuracy, measured in `test_oracles.py` against problems whose answer is known by construction:
+Accuracy, measured in `test_brute_force.py` against problems whose answer is known by construction:
 better than 1e-11 of the largest endpoint, touching curves included, because a gap is the norm of
 a difference and never a difference of squares.
 """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checks import DTYPES, array, assert_near, sound_gradient, tensors
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import family_curves
 
 from loopml.geometry import closest_on_segments, segment_distance
+from tests.oracles.checks import DTYPES, array, assert_near, sound_gradient, tensors
+from tests.oracles.strategies import family_curves
 
 
 @given(data=st.data())

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from oracles import ANTIPODAL, Kind, size_of, unit
 from torch import Tensor
 
 from loopml import geometry
+from tests.oracles.brute_force import ANTIPODAL, Kind, size_of, unit
 
 DTYPES = (torch.float64, torch.float32)
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checks import DTYPES, FUNCTIONS, TOLERANCE, array, assert_near, sound_gradient, tensors
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import KINDS, Kind, brute_force, points_on, size_of
-from strategies import FAMILIES, exact_problems, family_curves
+
+from tests.oracles.brute_force import KINDS, Kind, brute_force, points_on, size_of
+from tests.oracles.checks import (
+    DTYPES,
+    FUNCTIONS,
+    TOLERANCE,
+    array,
+    assert_near,
+    sound_gradient,
+    tensors,
+)
+from tests.oracles.strategies import FAMILIES, exact_problems, family_curves
 
 dtypes = st.sampled_from(DTYPES)
 

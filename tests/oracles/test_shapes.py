@@ -3,7 +3,6 @@
 import inspect
 
 import pytest
-import shapes
 import torch
 from beartype.roar import BeartypeDoorHintViolation
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from loopml import curves, geometry, ops
 from loopml.pairing import pair_up
+from tests.oracles import shapes
 
 
 @pytest.mark.parametrize(("owner", "stub"), shapes.STUBS, ids=lambda x: getattr(x, "__name__", x))

@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checks import DTYPES, FUNCTIONS, array, assert_near, sound_gradient, tensors
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import KINDS, Kind, points_on, unit
-from strategies import DIMS, FAMILIES, UNIQUE_ARC_FAMILIES, Problem, family_curves, orthonormal
+
+from tests.oracles.brute_force import KINDS, Kind, points_on, unit
+from tests.oracles.checks import DTYPES, FUNCTIONS, array, assert_near, sound_gradient, tensors
+from tests.oracles.strategies import (
+    DIMS,
+    FAMILIES,
+    UNIQUE_ARC_FAMILIES,
+    Problem,
+    family_curves,
+    orthonormal,
+)
 
 both_kinds = pytest.mark.parametrize("kind", KINDS)
 dtypes = st.sampled_from(DTYPES)

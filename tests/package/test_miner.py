@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-import papers
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +17,7 @@ from pytorch_metric_learning.distances import (
 from torch import Tensor
 
 from loopml import LoOpMiner
+from tests.oracles import papers
 
 Triplets = list[tuple[int, int, int]]
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from oracles import Kind, unit
+
+from tests.oracles.brute_force import Kind, unit
 
 BATCH = 8
 DIMS = (2, 3, 4, 5, 8, 32, 128, 512)

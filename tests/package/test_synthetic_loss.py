@@ -13,7 +13,6 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import papers
 import pytest
 import torch
 from pytorch_metric_learning import losses
@@ -37,6 +36,7 @@ from loopml import (
     SyntheticLoss,
 )
 from loopml.geometry import arc_distance, segment_distance
+from tests.oracles import papers
 
 Loss = losses.BaseMetricLossFunction
 

@@ -10,7 +10,6 @@ import mpmath as mp
 import numpy as np
 import pytest
 import torch
-from checks import FUNCTIONS
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -25,6 +24,7 @@ from loopml.geometry import (
 )
 from loopml.geometry.lengths import direction_of, length_of
 from loopml.geometry.recompute import recomputed
+from tests.oracles.checks import FUNCTIONS
 
 mp.mp.dps = 60
 Point = list[Any]

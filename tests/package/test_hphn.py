@@ -4,8 +4,6 @@ import inspect
 from collections.abc import Callable
 
 import numpy as np
-import oracles
-import papers
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +20,8 @@ from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import Tensor
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner
+from tests.oracles import papers
+from tests.oracles.brute_force import brute_force
 
 Synthesizer = EmbeddingExpansion | LoOpMiner | None
 MARGIN = 0.35  # large enough for some hard-margin elements, small enough for some zeros
@@ -86,7 +86,7 @@ def test_two_brute_forces_agree(geometry: str) -> None:
     curves = np.random.default_rng(0).normal(size=(4, 20, 4))
     curves = papers.unit(curves) if geometry == "arc" else curves
     distance, _ = papers.nearest_on_curves(*curves, geometry)
-    np.testing.assert_allclose(distance, oracles.brute_force(geometry, curves).distance, atol=1e-11)
+    np.testing.assert_allclose(distance, brute_force(geometry, curves).distance, atol=1e-11)
 
 
 # --- the papers' code --------------------------------------------------------------------------

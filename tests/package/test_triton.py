@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from strategies import FAMILIES
 from torch import Tensor
 
 from loopml import ops
@@ -27,6 +26,7 @@ from loopml.geometry import (
 )
 from loopml.ops.cuda import use_kernel
 from loopml.pairing import pair_up
+from tests.oracles.strategies import FAMILIES
 
 triton = pytest.importorskip("triton", reason="triton, which only CUDA needs, is not installed")
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import brute_force
 from pytorch_metric_learning import losses
 from pytorch_metric_learning.distances import (
     BaseDistance,
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
 from loopml.geometry.distances import half_sq_distances
+from tests.oracles.brute_force import brute_force
 
 DISTANCES: dict[str, Callable[[], BaseDistance]] = {
     "unit": LpDistance,

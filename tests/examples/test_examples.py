@@ -1,11 +1,9 @@
-"""The short examples and the recipes run as they stand."""
+"""The short examples run as they stand."""
 
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import distributed
 import lightning_module
@@ -17,8 +15,6 @@ from pytorch_metric_learning.losses import TripletMarginLoss
 from torch import nn
 
 from loopml import LoOpMiner, SyntheticLoss
-
-RECIPES = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 # Lightning advises data loaders with workers, and uses a torch function that is to go.
 of_lightning = pytest.mark.filterwarnings(
@@ -90,35 +86,3 @@ def test_distributed_says_how_to_start_it(
     with pytest.raises(SystemExit, match="2"):
         distributed.main([])
     assert "torchrun --nproc-per-node 2 examples/distributed.py" in capsys.readouterr().err
-
-
-# --- recipes -----------------------------------------------------------------------------------
-
-BLOCK = re.compile(r"^## (.+?)$|^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def recipes() -> dict[str, str]:
-    """The code of each recipe by its heading; what comes before them is under the empty one."""
-    code, heading = {"": ""}, ""
-    for match in BLOCK.finditer(RECIPES.read_text()):
-        heading = match[1] or heading
-        code[heading] = code.get(heading, "") + (match[2] or "")
-    return code
-
-
-CODE = recipes()
-
-
-@of_lightning
-@pytest.mark.filterwarnings("ignore:DistributedLossWrapper is being used in a non-distributed")
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
-@pytest.mark.parametrize("heading", [heading for heading in CODE if heading])
-def test_recipes_run(heading: str) -> None:
-    """Each runs after the block before them all; a loss that it leaves is a finite float32."""
-    assert CODE[heading], "a recipe without code"
-    names: dict[str, Any] = {}
-    exec(compile(CODE[""], "recipes.md", "exec"), names)
-    exec(compile(CODE[heading], f"recipes.md: {heading}", "exec"), names)
-    if "loss" in names:
-        assert names["loss"].isfinite()
-        assert names["loss"].dtype == torch.float32

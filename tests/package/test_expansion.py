@@ -4,7 +4,6 @@ import inspect
 from itertools import chain
 
 import numpy as np
-import papers
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +12,7 @@ from pytorch_metric_learning import losses
 from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
 
 from loopml import EmbeddingExpansion, SyntheticBatch
+from tests.oracles import papers
 
 MIXED = np.array([3, 1, 1, 0, 3, 1, 7, 0, 0, 9])  # uneven, in any order, two singletons
 PAIRED = np.array([4, 4, 1, 1, 4, 4, 2, 2])  # consecutive pairs, two pairs of a class
