@@ -62,7 +62,8 @@ def docs(session: nox.Session) -> None:
 def bench_smoke(session: nox.Session) -> None:
     """Each benchmark once, on its smallest batch."""
     session.install(TORCH, "-e", ".[dev]")
-    session.run("python", "benchmarks/run.py", "--suite", "smoke", "--budget", "0", silent=True)
+    smoke = ("--suite", "smoke", "--budget", "0")
+    session.run("python", "-m", "benchmarks.steps.run", *smoke, silent=True)
 
 
 @nox.session

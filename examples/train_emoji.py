@@ -5,7 +5,7 @@
 
 prints Recall@1 and MAP@R on emoji of Unicode subgroups that training never saw, first of the
 features as they are, then of each loss and kind of negatives as a mean with the deviation of the
-seeds. Margins are the default ones; `benchmarks/retrieval_study.py` chooses them on validation
+seeds. Margins are the default ones; `benchmarks/study/run.py` chooses them on validation
 classes.
 """
 

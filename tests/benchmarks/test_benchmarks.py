@@ -9,25 +9,16 @@ from dataclasses import replace
 from math import log
 from pathlib import Path
 
-import calls
-import cases
-import conditioning
-import differences
-import figures
-import gate
 import numpy as np
-import original
 import pytest
-import report
-import results
-import run
-import suites
 import torch
-from cases import CASES, Case
-from data import EMBEDDINGS, Batch, Setting, make
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.accuracy import conditioning, differences
+from benchmarks.steps import calls, cases, figures, gate, original, report, results, run, suites
+from benchmarks.steps.batches import EMBEDDINGS, Batch, Setting, make
+from benchmarks.steps.cases import CASES, Case
 from loopml import geometry
 
 KINDS = tuple(EMBEDDINGS)

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import retrieval_study
-import study_report
-import study_steps
 import torch
 from pytorch_metric_learning.miners import MultiSimilarityMiner
-from retrieval_study import (
+from torch import Tensor, nn
+
+from benchmarks.study import report as study_report
+from benchmarks.study import run as retrieval_study
+from benchmarks.study import steps as study_steps
+from benchmarks.study.cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
+from benchmarks.study.ledger import (
     COLUMNS,
     HARDNESS,
     IDEA_RUNS,
@@ -24,9 +27,7 @@ from retrieval_study import (
     cell_of,
     setting_of,
 )
-from study_cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
-from study_tasks import DATASETS, Task
-from torch import Tensor, nn
+from benchmarks.study.tasks import DATASETS, Task
 
 CELLS = [Cell("emoji", loss, synthesis) for loss in LOSSES for synthesis in SYNTHESES]
 IDEA_CELLS = [idea for cell in CELLS for idea in idea_cells(cell)]
@@ -283,7 +284,7 @@ def test_the_committed_trainings_all_left_their_epochs_at_their_chosen_setting()
 
 
 def test_the_page_says_what_was_measured() -> None:
-    """`benchmarks/study_report.py` has been run on the committed rows."""
+    """`benchmarks/study/report.py` has been run on the committed rows."""
     page = study_report.PAGE.read_text()
     made = study_report.tables(Ledger(retrieval_study.RESULTS))
     assert all(f"<!-- {name} -->" in page for name in made)

@@ -9,9 +9,10 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-from cases import Case, Step
-from data import Batch
-from gate import step_once
+
+from benchmarks.steps.batches import Batch
+from benchmarks.steps.cases import Case, Step
+from benchmarks.steps.gate import step_once
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 60
 

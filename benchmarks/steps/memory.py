@@ -26,8 +26,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from cases import CASES
-from data import Setting, make
+
+from benchmarks.provenance import ROOT
+from benchmarks.steps.batches import Setting, make
+from benchmarks.steps.cases import CASES
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -64,9 +66,11 @@ def peak_of_step(name: str, setting: Setting) -> float:
 def peak_in_fresh_process(name: str, setting: Setting, threads: int) -> float:
     """The same in a process of its own."""
     options = (setting.batch, setting.dim, setting.per_class, setting.embeddings, threads)
-    command = [sys.executable, __file__, name, *map(str, options)]
+    command = [sys.executable, "-m", "benchmarks.steps.memory", name, *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
     return float(done.stdout)
 
 

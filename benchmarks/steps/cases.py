@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-import original
 import torch
-from data import Batch
 from pytorch_metric_learning import losses, miners
 from torch import Tensor
 
+from benchmarks.steps import original
+from benchmarks.steps.batches import Batch
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, SyntheticLoss
 
 Step = Callable[[Tensor, Tensor], Tensor]

@@ -8,11 +8,11 @@ mean of three trainings without them. Then it trains on all training classes fro
 is judged on the test classes once, at the end. From the root of the repository, with the extras
 `examples` and `emoji`:
 
-    python examples/emoji.py                   # once
-    python benchmarks/retrieval_study.py       # about two hours on two cores
-    python benchmarks/retrieval_study.py --ideas --synthesis hard_mining loop
-    python benchmarks/study_steps.py           # a minute, on a quiet machine
-    python benchmarks/study_report.py
+    python examples/emoji.py              # once
+    python -m benchmarks.study.run        # about two hours on two cores
+    python -m benchmarks.study.run --ideas --synthesis hard_mining loop
+    python -m benchmarks.study.steps      # a minute, on a quiet machine
+    python -m benchmarks.study.report
 
 The results folder receives a row for each finished training, and trainings that have one are not
 repeated: `retrieval_study.csv` (test classes), `retrieval_study_tuning.csv` (validation classes),
@@ -22,59 +22,29 @@ repeated: `retrieval_study.csv` (test classes), `retrieval_study_tuning.csv` (va
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import random
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
-from statistics import fmean, median
-from typing import Any, NamedTuple
+from statistics import median
 
 import numpy as np
 import torch
-from results import RESULTS, provenance
-from study_cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
-from study_tasks import DATASETS, final_task, tuning_task
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 from training import embed, epoch_of_batches, fixed_batch, hardest_negatives
 
+from benchmarks.provenance import RESULTS
+from benchmarks.study.cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
+from benchmarks.study.ledger import TUNING_SEEDS, Ledger, Outcome, Row, Run
+from benchmarks.study.tasks import DATASETS, final_task, tuning_task
 from loopml.evaluation import RetrievalAccuracy
 
 SEEDS = 10
-TUNING_SEEDS = (1000, 1001, 1002)  # that no final training has
 COLLAPSED = 0.1  # on the unit sphere, between an anchor and its nearest real negative
-
-STUDY = "retrieval_study.csv"
-TUNING = "retrieval_study_tuning.csv"
-HARDNESS = "retrieval_study_hardness.csv"
-STEPS = "retrieval_study_steps.csv"
-IDEA_RUNS = "retrieval_ideas.csv"
-COLUMNS = (
-    *("dataset", "loss", "synthesis", "seed", "margin", "recall_at_1", "map_at_r", "nmi"),
-    *("seconds_per_step", "collapsed", "commit", "machine"),
-)
-Row = dict[str, Any]
-
-
-class Run(NamedTuple):
-    """One training: of the study, or on the way to choose a setting for it."""
-
-    cell: Cell
-    setting: Setting
-    seed: int
-    tuning: bool
-
-
-class Outcome(NamedTuple):
-    """What a training leaves: its row, and one for each epoch."""
-
-    scores: Row
-    epochs: list[Row]
 
 
 def train(run: Run) -> Outcome:
@@ -118,106 +88,6 @@ def train(run: Run) -> Outcome:
         "collapsed": sum(row["hardest_real"] < COLLAPSED for row in epochs),
     }
     return Outcome(scores, epochs)
-
-
-class Ledger:
-    """The results folder: which trainings are done, and with what result."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        found = provenance()
-        self.where = {
-            "commit": found["commit"],
-            "machine": f"{found['cpu']}, {found['cores']} cores, torch {found['torch']}",
-        }
-
-    def rows(self, file: str) -> list[Row]:
-        """The rows of a file; none if it is not there."""
-        path = self.folder / file
-        if not path.exists():
-            return []
-        with path.open(newline="") as lines:
-            return list(csv.DictReader(lines))
-
-    def unfinished(self, runs: Iterable[Run]) -> list[Run]:
-        """Those of some trainings that have no row."""
-        done = {
-            Run(cell_of(row), setting_of(row), int(row["seed"]), file == TUNING)
-            for file in (TUNING, HARDNESS)
-            for row in self.rows(file)
-        }
-        return [run for run in runs if run not in done]
-
-    def add(self, run: Run, outcome: Outcome) -> None:
-        """Write what a training left; of a final one last what says that it is finished."""
-        name = {**run.cell._asdict(), "seed": run.seed, **run.setting._asdict()}
-        row = {**name, **outcome.scores, **self.where}
-        if run.tuning:
-            self._append(TUNING, [row])
-            return
-        if run.cell.idea:
-            self._append(IDEA_RUNS, [row])
-        else:
-            self._append(STUDY, [{column: row[column] for column in COLUMNS}])
-        self._append(HARDNESS, [{**name, **epoch} for epoch in outcome.epochs])
-
-    def validation_scores(self, cell: Cell) -> dict[Setting, float]:
-        """MAP@R on the validation classes by setting, a mean over tuning seeds.
-
-        It counts all ranks up to the size of a class and varies less from seed to seed than
-        Recall@1, by which HPHN and its twin on mined tuples were given different margins.
-        """
-        found = defaultdict(list)
-        for row in self.rows(TUNING):
-            if cell_of(row) == cell and setting_of(row) in grid(cell):
-                found[setting_of(row)].append(float(row["map_at_r"]))
-        return {setting: fmean(values) for setting, values in found.items()}
-
-    def best_setting(self, cell: Cell) -> Setting:
-        """The one with the highest MAP@R on validation classes, the first of equals."""
-        scores = self.validation_scores(cell)
-        return max(grid(cell), key=lambda setting: scores[setting])
-
-    def drop_superseded(self, settings: Mapping[Cell, Setting]) -> None:
-        """Forget final trainings of cells that were trained at a setting no longer chosen."""
-        stale = {
-            cell_of(row)
-            for row in self.rows(HARDNESS)
-            if setting_of(row) != settings.get(cell_of(row), setting_of(row))
-        }
-        for file in (STUDY, IDEA_RUNS, HARDNESS):
-            rows = self.rows(file)
-            kept = [row for row in rows if cell_of(row) not in stale]
-            if len(kept) < len(rows):
-                rest = self.folder / f"{file}.tmp"
-                with rest.open("w", newline="") as lines:
-                    writer = csv.DictWriter(lines, list(rows[0]))
-                    writer.writeheader()
-                    writer.writerows(kept)
-                rest.replace(self.folder / file)  # at once, so that a kill loses nothing
-
-    def _append(self, file: str, rows: Sequence[Row]) -> None:
-        path = self.folder / file
-        is_new = not path.exists()
-        with path.open("a", newline="") as lines:
-            writer = csv.DictWriter(lines, list(rows[0]))
-            if is_new:
-                writer.writeheader()
-            for row in rows:
-                writer.writerow(
-                    {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-                )
-
-
-def cell_of(row: Row) -> Cell:
-    """The cell that a row is of."""
-    return Cell(row["dataset"], row["loss"], row["synthesis"], row.get("idea", ""))
-
-
-def setting_of(row: Row) -> Setting:
-    """The setting of a row; those of the study's own file do not name their learning rate."""
-    return Setting(float(row["margin"]), float(row["learning_rate"]))
 
 
 def study_cells(options: argparse.Namespace) -> list[Cell]:

@@ -4,7 +4,7 @@
 same rows, which is asked for some of the queries and scaled. One thread, process time. From the
 root of the repository, five minutes:
 
-    python benchmarks/retrieval_accuracy.py
+    python -m benchmarks.accuracy.retrieval_accuracy
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import time
 
 import faiss
 import torch
-from results import commit
 from torch.nn.functional import normalize
 
+from benchmarks.provenance import commit
 from loopml.evaluation import RetrievalAccuracy
 
 ROWS, DIM, CLASSES, NEIGHBOURS, ASKED = 60_502, 512, 11_316, 8, 2_048

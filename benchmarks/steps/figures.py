@@ -7,14 +7,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import cases
 import matplotlib as mpl
+
+from benchmarks.steps import cases
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from data import Setting
-from results import Comparison
+
+from benchmarks.steps.batches import Setting
+from benchmarks.steps.results import Comparison
 
 # Okabe-Ito, told apart by any eye; what is not ours in grey.
 STYLES: Mapping[str, dict[str, Any]] = {

@@ -5,8 +5,8 @@ loss, with and without a first epoch on real negatives. A training counts as col
 epoch whose hardest real negatives are nearer than 0.1 on the unit sphere. From the root of the
 repository:
 
-    python benchmarks/collapse.py hphn
-    python benchmarks/collapse.py triplet
+    python -m benchmarks.study.collapse hphn
+    python -m benchmarks.study.collapse triplet
 
 write `benchmarks/results/collapse_hphn.csv` and `collapse_triplet.csv`, a row for each epoch of
 each training (about five minutes each on two CPU cores), and print a table.
@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import multiprocessing
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +27,9 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_metric_learning import losses
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.provenance import RESULTS, commit_and_machine
+
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 import glyphs  # noqa: E402 - lies beside the examples
@@ -138,20 +138,12 @@ def main() -> None:
     with ProcessPoolExecutor(2, mp_context=spawn) as pool:
         trained = pool.map(train, grid, [options.epochs] * len(grid), [options.seed] * len(grid))
         rows = [row for rows in trained for row in rows]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    machine = f"{platform.machine()}, torch {torch.__version__}"
-    out = ROOT / f"benchmarks/results/collapse_{options.loss}.csv"
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "seed", "commit", "machine"])
+    where = {"seed": options.seed, **commit_and_machine()}
+    with (RESULTS / f"collapse_{options.loss}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *where])
         writer.writeheader()
         for row in rows:
-            writer.writerow({**row, "seed": options.seed, "commit": commit, "machine": machine})
+            writer.writerow({**row, **where})
     print(table(options.loss, rows))
 
 

@@ -1,8 +1,8 @@
 """Count the calls of PyTorch operators in a training step: what small batches spend their time on.
 
-    python benchmarks/calls.py
+    python -m benchmarks.steps.calls
 
-writes `benchmarks/results/calls.csv`, which `benchmarks/report.py` puts beside the times.
+writes `benchmarks/results/calls.csv`, which `benchmarks/steps/report.py` puts beside the times.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import CASES, Case
-from data import Batch, Setting, make
-from results import RESULTS, commit
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.provenance import RESULTS, commit
+from benchmarks.steps.batches import Batch, Setting, make
+from benchmarks.steps.cases import CASES, Case
 
 SETTING = Setting(batch=32, dim=128, per_class=2, embeddings="random")
 

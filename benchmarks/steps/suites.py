@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 
-import cases
-from cases import CASES, Case
-from data import EMBEDDINGS, Setting
+from benchmarks.steps import cases
+from benchmarks.steps.batches import EMBEDDINGS, Setting
+from benchmarks.steps.cases import CASES, Case
 
 DIMS = (64, 128, 512)
 BATCHES = tuple(2**k for k in range(5, 14))  # 32 to 8192

@@ -1,6 +1,6 @@
-"""Write the tables of `docs/study.md` and its figures from what `retrieval_study.py` measured.
+"""Write the tables of `docs/study.md` and its figures from what `run.py` measured.
 
-    python benchmarks/study_report.py
+    python -m benchmarks.study.report
 
 The words of that page are written by hand, its tables stand between `<!-- NAME -->` and
 `<!-- end -->` and are written here. Intervals are 95 % percentile bootstraps over seeds; a
@@ -21,8 +21,11 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from results import RESULTS, ROOT
-from retrieval_study import (
+from scipy.stats import bootstrap
+
+from benchmarks.provenance import RESULTS, ROOT
+from benchmarks.study.cells import CONTROL, IDEAS, LOSSES, SYNTHESES, Cell, Setting, grid
+from benchmarks.study.ledger import (
     HARDNESS,
     IDEA_RUNS,
     STEPS,
@@ -34,9 +37,7 @@ from retrieval_study import (
     cell_of,
     setting_of,
 )
-from scipy.stats import bootstrap
-from study_cells import CONTROL, IDEAS, LOSSES, SYNTHESES, Cell, Setting, grid
-from study_tasks import DATASETS
+from benchmarks.study.tasks import DATASETS
 
 PAGE = ROOT / "docs" / "study.md"
 FIGURES = ROOT / "docs" / "figures"

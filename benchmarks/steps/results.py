@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timezone
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from cases import BATCH_HARD, CASES, FLOOR
-from data import Setting
-
-import loopml
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+from benchmarks.provenance import now, provenance
+from benchmarks.steps.batches import Setting
+from benchmarks.steps.cases import BATCH_HARD, CASES, FLOOR
 
 
 @dataclass(frozen=True)
@@ -72,42 +61,6 @@ class Row:
 
 
 Comparison = dict[str, Row]  # the rows that were measured together, by case
-
-
-def now() -> str:
-    """The date of a comparison."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def commit() -> str:
-    """The commit that is measured, with "-dirty" where the files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
-
-
-@cache
-def provenance() -> dict[str, Any]:
-    """Code, machine and versions, as they were when first asked."""
-    return {
-        "commit": commit(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count() or 1,
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pml": version("pytorch-metric-learning"),
-        "loopml": loopml.__version__,
-    }
 
 
 def comparison(

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import MappingProxyType
 
-import cases
 import torch
-from cases import Case
-from data import Batch
 from torch import Tensor
 from torch.nn.functional import normalize, relu
 
+from benchmarks.steps import cases
+from benchmarks.steps.batches import Batch
+from benchmarks.steps.cases import Case
 from loopml.geometry import closest_on_arcs, pairwise_arc_distance
 
 ROWS = 256

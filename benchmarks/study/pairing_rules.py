@@ -6,25 +6,24 @@ the nearest curve of another class, the table shows ``(real - d) / (real - all)`
 rule keeps of the lead that all curves have over real rows, its mean and its least over the batches.
 A minute, from the root of the repository:
 
-    python benchmarks/pairing_rules.py
+    python -m benchmarks.study.pairing_rules
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
-from results import commit
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.provenance import ROOT, commit
 from loopml import ops
 from loopml._types import Pairs
 from loopml.pairing import nearest_others
 
-GLYPHS = Path(__file__).parent.parent / "examples" / "data" / "glyphs.npz"
+GLYPHS = ROOT / "examples" / "data" / "glyphs.npz"
 SHAPES = ((64, 2, 64), (160, 2, 64), (160, 10, 128), (320, 10, 128))  # rows, classes, dimensions
 SEEDS = (0, 1)
 # A rule scores how much a row wants each other row of its class, (n, n), and takes the first.

@@ -1,21 +1,21 @@
 """What each difference from the papers' code does, in numbers: `docs/differences.md` quotes them.
 
-`benchmarks/original.py` is a transcription of the papers' algorithm, with the original's flaws.
-From the root of the repository, a few seconds:
+`benchmarks/steps/original.py` is a transcription of the papers' algorithm, with its flaws. From
+the root of the repository, a few seconds:
 
-    python benchmarks/differences.py
+    python -m benchmarks.accuracy.differences
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import original
 import torch
-from data import EMBEDDINGS, Setting
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.steps import original
+from benchmarks.steps.batches import EMBEDDINGS, Setting
 from loopml import HPHNTripletLoss, LoOpMiner
 from loopml.geometry import arc_distance, closest_on_segments, segment_distance
 

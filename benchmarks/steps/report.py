@@ -1,9 +1,9 @@
-"""Make `docs/benchmarks.md` and its first figure from the rows that `benchmarks/run.py` wrote.
+"""Make `docs/benchmarks.md` and its first figure from the rows that `run.py` wrote.
 
-    python benchmarks/report.py
+    python -m benchmarks.steps.report
 
 Every number and every verdict in that page is computed here. Where a comparison was measured more
-than once the last counts. Targets are the rows of `benchmarks/targets.csv`: a part of the results
+than once the last counts. Targets are the rows of `targets.csv`: a part of the results
 ("targets", "original" or "memory"), what is measured ("time" or "memory"), a case, the yardstick it
 is divided by, a batch, and the largest mean ratio that is good enough.
 """
@@ -20,17 +20,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import cases
 import numpy as np
-from cases import BATCH_HARD, CASES, FLOOR, ON_SYNTHETIC, SYNTHETIC
-from data import Setting
-from figures import draw_step_times
-from gate import ROWS
-from results import RESULTS, ROOT, Comparison, Row, comparisons, read
-from suites import ON_ANY_EMBEDDINGS
+
+from benchmarks.provenance import RESULTS, ROOT
+from benchmarks.steps import cases
+from benchmarks.steps.batches import Setting
+from benchmarks.steps.cases import BATCH_HARD, CASES, FLOOR, ON_SYNTHETIC, SYNTHETIC
+from benchmarks.steps.figures import draw_step_times
+from benchmarks.steps.gate import ROWS
+from benchmarks.steps.results import Comparison, Row, comparisons, read
+from benchmarks.steps.suites import ON_ANY_EMBEDDINGS
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-TARGETS_FILE = ROOT / "benchmarks" / "targets.csv"
+TARGETS_FILE = Path(__file__).with_name("targets.csv")
 
 
 class Ratio(NamedTuple):
@@ -210,7 +212,7 @@ def original_section(rows: Sequence[Row]) -> list[str]:
     return [
         "## The papers' algorithm over ours",
         "",
-        "The official code is for a retired framework. `benchmarks/original.py` follows its "
+        "The official code is for a retired framework. `benchmarks/steps/original.py` follows its "
         "algorithm in PyTorch (every pair of pairs in d dimensions, ten candidates, autograd "
         "through them) without its Python loops, so that it is a lower bound. Against "
         f"`{cases.LOOP_CONSECUTIVE}`:",
@@ -346,7 +348,7 @@ def calls_section(file: Path, rows: Sequence[Row]) -> list[str]:
         "",
         table(["step", "calls forward", "backward", "µs per call"], body),
         "",
-        f"{setting}; commit {small['commit']}; `python benchmarks/calls.py`.",
+        f"{setting}; commit {small['commit']}; `python -m benchmarks.steps.calls`.",
         "",
     ]
 
@@ -376,7 +378,8 @@ def conditioning_section(file: Path, figure: str) -> list[str]:
             ([*key, *(cells.get(mark, "") for mark in marks)] for key, cells in body.items()),
         ),
         "",
-        f"Commit {rows[0]['commit']}, {rows[0]['date'][:10]}; `python benchmarks/conditioning.py`.",
+        f"Commit {rows[0]['commit']}, {rows[0]['date'][:10]}; "
+        "`python -m benchmarks.accuracy.conditioning`.",
         "",
     ]
 
@@ -389,18 +392,18 @@ def page(rows: Sequence[Row], targets: Path, calls: Path, conditioning: Path, fi
     lines = [
         "# Benchmarks",
         "",
-        "Written by `python benchmarks/report.py` from the files in `benchmarks/results`, which "
-        "are written by",
+        "Written by `python -m benchmarks.steps.report` from the files in `benchmarks/results`, "
+        "which are written by",
         "",
         "```bash",
-        "run='python benchmarks/run.py --output benchmarks/results/steps.csv'",
+        "run='python -m benchmarks.steps.run --output benchmarks/results/steps.csv'",
         "$run --suite targets --budget 5",
         "$run --suite memory",
         "$run --suite scaling --batch 32 64 128 256 512 1024 2048 --budget 3",
         "$run --suite scaling --batch 4096 8192 --per-class 2 --budget 1",
         "$run --suite embeddings --batch 128 --dim 128 512 --budget 2",
-        "python benchmarks/calls.py",
-        "python benchmarks/conditioning.py",
+        "python -m benchmarks.steps.calls",
+        "python -m benchmarks.accuracy.conditioning",
         "```",
         "",
         "Cases that are compared take turns in one process. No time is taken before each loss has "

@@ -6,7 +6,7 @@ the dtype first and the true distance is that of the rounded inputs: a search in
 that shares nothing with the formulas on trial. The error is thus the algorithm's, not the input's,
 and it is given relative to the true distance. Needs x86-64, for its 80-bit `numpy.longdouble`.
 
-    python benchmarks/conditioning.py
+    python -m benchmarks.accuracy.conditioning
 
 writes `benchmarks/results/conditioning.csv` and draws `docs/figures/conditioning.png`.
 """
@@ -24,13 +24,13 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import original
 import torch
 from pytorch_metric_learning.distances import LpDistance
-from results import RESULTS, ROOT, now, provenance
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.provenance import RESULTS, ROOT, now, provenance
+from benchmarks.steps import original
 from loopml import HPHNTripletLoss, LoOpMiner
 from loopml.geometry import arc_distance, segment_distance
 

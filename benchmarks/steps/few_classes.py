@@ -3,7 +3,7 @@
 Untrained (random) embeddings, one thread, process time, medians of interleaved runs. From the root
 of the repository, two minutes:
 
-    python benchmarks/few_classes.py
+    python -m benchmarks.steps.few_classes
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from pytorch_metric_learning import losses, miners
-from results import commit
 from torch import Tensor
 
+from benchmarks.provenance import commit
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
 
 SHAPES = ((256, 2), (512, 10), (512, 2), (1024, 10))  # rows, classes

@@ -1,6 +1,6 @@
 """What a training step of each cell of the retrieval study costs over the plain loss.
 
-    python benchmarks/study_steps.py
+    python -m benchmarks.study.steps
 
 The study runs two trainings at a time, so that the times in its rows depend on the neighbour. Here
 all cells take turns on one batch in one thread: forward, loss and backward. Writes
@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from results import RESULTS
-from retrieval_study import STEPS, Ledger
-from study_cells import LOSSES, SYNTHESES, Cell, objective
-from study_tasks import DATASETS, final_task
 from torch.utils.data import TensorDataset
 from training import epoch_of_batches
+
+from benchmarks.provenance import RESULTS
+from benchmarks.study.cells import LOSSES, SYNTHESES, Cell, objective
+from benchmarks.study.ledger import STEPS, Ledger
+from benchmarks.study.tasks import DATASETS, final_task
 
 
 def measure(dataset: str, ledger: Ledger, rounds: int) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ a comparison is timed, each loss has to have the right value on the first rows o
 and a finite gradient on all of it; a wrong one ends the run with its name. From the root of the
 repository, with `loopml` installed (extra `examples`):
 
-    python benchmarks/run.py --suite targets --batch 128 --dim 512 --per-class 2
-    python benchmarks/run.py --suite all --output benchmarks/results/steps.csv
-    python benchmarks/report.py
+    python -m benchmarks.steps.run --suite targets --batch 128 --dim 512 --per-class 2
+    python -m benchmarks.steps.run --suite all --output benchmarks/results/steps.csv
+    python -m benchmarks.steps.report
 
 The first prints a comparison or two, the second measures everything and appends its rows to a file
 as they come, the third makes `docs/benchmarks.md` of them. Leave the machine alone meanwhile.
@@ -25,13 +25,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from data import EMBEDDINGS, make
-from gate import TOLERANCE, WrongCaseError, check
-from memory import peak_in_fresh_process
-from results import Row, append, comparison
-from suites import ALL_SUITES, Experiment
-from timing import interleaved
 from tqdm import tqdm
+
+from benchmarks.steps.batches import EMBEDDINGS, make
+from benchmarks.steps.gate import TOLERANCE, WrongCaseError, check
+from benchmarks.steps.memory import peak_in_fresh_process
+from benchmarks.steps.results import Row, append, comparison
+from benchmarks.steps.suites import ALL_SUITES, Experiment
+from benchmarks.steps.timing import interleaved
 
 
 def timed(experiment: Experiment, budget: float, threads: int) -> list[Row]:
