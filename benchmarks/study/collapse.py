@@ -17,32 +17,24 @@ from __future__ import annotations
 import argparse
 import csv
 import multiprocessing
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_metric_learning import losses
 
 from benchmarks.provenance import RESULTS, commit_and_machine
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "examples"))
-
-import glyphs  # noqa: E402 - lies beside the examples
-from training import (  # noqa: E402
+from examples.kit import glyphs
+from examples.kit.training import (
     SYNTHESIZERS,
     Training,
     embed,
     epoch_of_batches,
     fixed_batch,
     hardest_negatives,
+    make_loss,
 )
-
-from loopml import HPHNTripletLoss, SyntheticLoss  # noqa: E402
 
 NEAR = 0.1
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
@@ -70,16 +62,6 @@ class Case(NamedTuple):
     warm_up: int  # epochs on real negatives first
 
 
-def make_loss(case: Case, synthesis: str) -> losses.BaseMetricLossFunction:
-    """The loss of a case on some kind of negatives."""
-    synthesizer = SYNTHESIZERS[synthesis]()
-    options = FORMS[case.loss][case.form]
-    if case.loss == "hphn":
-        return HPHNTripletLoss(synthesizer=synthesizer, **options)
-    loss = losses.TripletMarginLoss(**options)
-    return loss if synthesizer is None else SyntheticLoss(loss, synthesizer)
-
-
 def train(case: Case, epochs: int, seed: int) -> list[dict[str, Any]]:
     """A row for each epoch."""
     torch.set_num_threads(1)
@@ -89,7 +71,8 @@ def train(case: Case, epochs: int, seed: int) -> list[dict[str, Any]]:
     training.optimizer = torch.optim.Adam(training.net.parameters(), lr=case.learning_rate)
     rows = []
     for epoch in range(epochs):
-        training.loss = make_loss(case, "none" if epoch < case.warm_up else case.synthesis)
+        synthesis = "none" if epoch < case.warm_up else case.synthesis
+        training.loss = make_loss(case.loss, synthesis, **FORMS[case.loss][case.form])
         loss = training.run_epoch(epoch_of_batches(data, data.labels))
         nearest = hardest_negatives(
             embed(training.net, batch.images, training.device), batch.labels

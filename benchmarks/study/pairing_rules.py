@@ -23,7 +23,7 @@ from loopml import ops
 from loopml._types import Pairs
 from loopml.pairing import nearest_others
 
-GLYPHS = ROOT / "examples" / "data" / "glyphs.npz"
+GLYPHS = ROOT / "examples" / "kit" / "data" / "glyphs.npz"
 SHAPES = ((64, 2, 64), (160, 2, 64), (160, 10, 128), (320, 10, 128))  # rows, classes, dimensions
 SEEDS = (0, 1)
 # A rule scores how much a row wants each other row of its class, (n, n), and takes the first.

@@ -8,7 +8,7 @@ mean of three trainings without them. Then it trains on all training classes fro
 is judged on the test classes once, at the end. From the root of the repository, with the extras
 `examples` and `emoji`:
 
-    python examples/emoji.py              # once
+    python -m examples.emoji.dataset              # once
     python -m benchmarks.study.run        # about two hours on two cores
     python -m benchmarks.study.run --ideas --synthesis hard_mining loop
     python -m benchmarks.study.steps      # a minute, on a quiet machine
@@ -35,12 +35,12 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
-from training import embed, epoch_of_batches, fixed_batch, hardest_negatives
 
 from benchmarks.provenance import RESULTS
 from benchmarks.study.cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
 from benchmarks.study.ledger import TUNING_SEEDS, Ledger, Outcome, Row, Run
 from benchmarks.study.tasks import DATASETS, final_task, tuning_task
+from examples.kit.training import embed, epoch_of_batches, fixed_batch, hardest_negatives
 from loopml.evaluation import RetrievalAccuracy
 
 SEEDS = 10

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import TensorDataset
-from training import epoch_of_batches
 
 from benchmarks.provenance import RESULTS
 from benchmarks.study.cells import LOSSES, SYNTHESES, Cell, objective
 from benchmarks.study.ledger import STEPS, Ledger
 from benchmarks.study.tasks import DATASETS, final_task
+from examples.kit.training import epoch_of_batches
 
 
 def measure(dataset: str, ledger: Ledger, rounds: int) -> list[dict[str, Any]]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
-import emoji
-import glyphs
-from training import make_net
+from examples.emoji import dataset as emoji
+from examples.kit import glyphs
+from examples.kit.training import make_net
 
 # Writing systems of the training part whose characters choose margin and learning rate, the others
 # train: one with case, one of Brahmic descent with ligatures, one of syllables.

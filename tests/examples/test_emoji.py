@@ -7,11 +7,12 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import emoji
 import numpy as np
 import pytest
 import torch
-import train_emoji
+
+from examples.emoji import dataset as emoji
+from examples.emoji import train as train_emoji
 
 SQUARE = '<path d="M0 0h{}v8H0z"/>'
 EMOJI = {  # code points: label, group, subgroup
@@ -127,7 +128,7 @@ def test_what_is_there_is_not_built_again(cache: Path) -> None:
 def test_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="split must be one of train, test, all; got 'val'"):
         emoji.load("val", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"python examples/emoji\.py"):
+    with pytest.raises(FileNotFoundError, match=r"python -m examples\.emoji\.dataset"):
         emoji.load("train", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"install Node\.js with npm"):

@@ -1,19 +1,20 @@
 """The short examples run as they stand."""
 
 import re
+import shutil
 import subprocess
 import sys
-from types import ModuleType
+from pathlib import Path
 
-import distributed
-import lightning_module
-import memory_queue
-import plain_loop
 import pytest
 import torch
 from pytorch_metric_learning.losses import TripletMarginLoss
 from torch import nn
 
+import distributed
+import lightning_module
+import memory_queue
+import plain_loop
 from loopml import LoOpMiner, SyntheticLoss
 
 # Lightning advises data loaders with workers, and uses a torch function that is to go.
@@ -29,10 +30,21 @@ def steps(lines: list[str]) -> list[int]:
     return [int(match[1]) for match in found]
 
 
-@pytest.mark.parametrize("example", [plain_loop, memory_queue])
-def test_loops_train_and_evaluate(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_loop_needs_no_other_file(tmp_path: Path) -> None:
+    """Alone in a folder it trains, and tells classes apart that it never saw."""
+    script = shutil.copy(plain_loop.__file__, tmp_path)
+    command = [sys.executable, script, "--steps", "100"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert steps(lines) == list(range(10, 101, 10))
+    before, after = map(float, re.findall(r"0\.\d+|1\.0+", last))
+    assert after > before + 0.3
+
+
+def test_queue_trains_and_evaluates(capsys: pytest.CaptureFixture[str]) -> None:
     """A line per step, then the Recall@1 of the net."""
-    example.main(["--steps", "3", "--queries", "200"])
+    memory_queue.main(["--steps", "3", "--queries", "200"])
     lines = capsys.readouterr().out.splitlines()
     assert steps(lines) == [1, 2, 3]
     recall = re.fullmatch(r"Recall@1 on 200 images of unseen scripts: (0\.\d+)", lines[-1])

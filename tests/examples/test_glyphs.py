@@ -3,10 +3,11 @@
 import importlib
 from pathlib import Path
 
-import glyphs
 import numpy as np
 import pytest
 import torch
+
+from kit import glyphs
 
 LICENCES = {"OFL-1.1", "Apache-2.0"}
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import glyphs
 import numpy as np
 import pytest
 import torch
@@ -18,21 +17,23 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from kit import glyphs
+
 pytest.importorskip("torchvision", reason='torchvision is missing: pip install -e ".[reproduce]"')
 
-import backbones
-import image_batches
-import image_datasets
-import paper_losses
-import reproduce
-import reproduce_options
-from image_datasets import LAYOUTS, Split
-from processes import Process
 from scipy.io import savemat
 from torchvision import models
 
-EXAMPLES = Path(reproduce.__file__).parent
-DOCS = EXAMPLES.parent / "docs"
+from examples.papers import backbones, reproduce
+from examples.papers import batches as image_batches
+from examples.papers import datasets as image_datasets
+from examples.papers import losses as paper_losses
+from examples.papers import options as reproduce_options
+from examples.papers.datasets import LAYOUTS, Split
+from examples.papers.processes import Process
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 CLASSES, IMAGES = 8, 3  # half of the classes to train on
 # Two steps of two classes in an epoch.
 SMALL = shlex.split(
@@ -240,7 +241,7 @@ def test_killed_run_goes_on_as_if_nothing_had_been(moment, straight, tmp_path):
     code = f"""
 import itertools, os, signal, sys
 import torch
-import image_training, reproduce
+from examples.papers import reproduce, training as image_training
 torch.set_num_threads(1)
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 {KILLS[moment]}
@@ -250,7 +251,7 @@ reproduce.main(sys.argv[1:])
     done = subprocess.run(
         # Loading processes make no difference.
         [sys.executable, "-c", code, *options, "--workers", "1"],
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -277,7 +278,7 @@ def test_finished_run_is_left_and_a_longer_one_goes_on(straight, tmp_path, monke
     reproduce.main([*options, "2"])
     (tmp_path / "metrics.csv").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("image_training.Training.run_epoch", None)
+        patch.setattr("examples.papers.training.Training.run_epoch", None)
         reproduce.main([*options, "2"])
     assert len(read_rows(tmp_path)) == 2
     reproduce.main([*options, "3"])
@@ -337,7 +338,7 @@ def test_two_processes_train_as_one(data, weights, tmp_path):
     options += ["--weights", str(weights), "--freeze-batch-norm", "--loss", "triplet"]
     reproduce.main([*options, "--save-dir", str(tmp_path / "one")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", reproduce.__file__, *options, "--save-dir"]
+    command += ["--nproc-per-node", "2", "-m", "examples.papers.reproduce", *options, "--save-dir"]
     command += [str(tmp_path / "two")]
     done = subprocess.run(
         command,
@@ -536,7 +537,7 @@ def test_random_layers_depend_on_epoch_and_process(data, monkeypatch):
         training.optimizer.step()
         return torch.rand(())
 
-    monkeypatch.setattr("image_training.Training._step", draw)
+    monkeypatch.setattr("examples.papers.training.Training._step", draw)
     train, test = image_datasets.load("cub200", data)
 
     def means(rank, workers):

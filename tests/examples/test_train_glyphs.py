@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import glyphs
 import numpy as np
 import pytest
 import torch
-import train_glyphs
-import training
 from pytorch_metric_learning.losses import DynamicSoftMarginLoss
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train_glyphs
+from kit import glyphs, training
 
 METRICS = ("recall_at_1", "map_at_r", "hardest_real", "hardest_expansion", "hardest_loop")
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memory_queue import Queue
 from pytorch_metric_learning import distances, losses, reducers, samplers, trainers
 from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
+from memory_queue import Queue
 
 Loss = losses.BaseMetricLossFunction
 Build = Callable[..., Loss]

@@ -1,7 +1,7 @@
 """Train a linear layer on the frozen emoji features, with and without synthetic negatives.
 
-    python examples/emoji.py         # once: builds the data
-    python examples/train_emoji.py   # two losses, three kinds of negatives, five seeds: two minutes
+    python -m examples.emoji.dataset         # once: builds the data
+    python -m examples.emoji.train   # two losses, three kinds of negatives, five seeds: two minutes
 
 prints Recall@1 and MAP@R on emoji of Unicode subgroups that training never saw, first of the
 features as they are, then of each loss and kind of negatives as a mean with the deviation of the
@@ -18,13 +18,21 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 
-import emoji
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
-from training import LOSSES, SYNTHESIZERS, embed, epoch_of_batches, make_loss, retrieval
+
+from examples.emoji import dataset as emoji
+from examples.kit.training import (
+    LOSSES,
+    SYNTHESIZERS,
+    embed,
+    epoch_of_batches,
+    make_loss,
+    retrieval,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,7 +63,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="SEED")
     add("--epochs", type=int, default=8, help="passes over the training images")
     add("--threads", type=int, default=1, help="CPU threads")
-    add("--cache", type=Path, default=emoji.CACHE, help="where examples/emoji.py put the data")
+    add(
+        "--cache",
+        type=Path,
+        default=emoji.CACHE,
+        help="where dataset.py put the data",
+    )
     return parser.parse_args(argv)
 
 

@@ -1,6 +1,6 @@
 """CUB-200-2011, CARS196 and Stanford Online Products from their folders, split for zero-shot tests.
 
-    train, test = image_datasets.load("cub200", Path("data"))
+    train, test = datasets.load("cub200", Path("data"))
 
 No class is in both splits. CUB-200-2011 and CARS196 train on the first half of their classes and
 test on the second, Stanford Online Products comes with its lists. Nothing is downloaded: `LAYOUTS`

@@ -15,17 +15,18 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-from saving import replacing
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, SyntheticBatch, SyntheticLoss
 
+from .saving import replacing
+
 SYNTHESIZERS: Mapping[str, Callable[[], EmbeddingExpansion | LoOpMiner | None]] = MappingProxyType(
     {"none": lambda: None, "expansion": EmbeddingExpansion, "loop": LoOpMiner}
 )
-TUPLE_LOSSES: Mapping[str, Callable[[], BaseMetricLossFunction]] = MappingProxyType(
+TUPLE_LOSSES: Mapping[str, Callable[..., BaseMetricLossFunction]] = MappingProxyType(
     {
         "circle": losses.CircleLoss,
         "contrastive": losses.ContrastiveLoss,
@@ -58,15 +59,15 @@ class Batch(NamedTuple):
         return Batch(self.images.to(device), self.labels.to(device))
 
 
-def make_loss(loss: str, synthesis: str) -> BaseMetricLossFunction:
-    """The loss with its default options, on the negatives of ``synthesis``.
+def make_loss(loss: str, synthesis: str, **options: Any) -> BaseMetricLossFunction:
+    """The loss with its default options but for those given, on the negatives of ``synthesis``.
 
     With "none" HPHN mines the real batch, and any other loss takes all tuples of the batch.
     """
     synthesizer = SYNTHESIZERS[synthesis]()
     if loss == "hphn":
-        return HPHNTripletLoss(synthesizer=synthesizer)
-    tuple_loss = TUPLE_LOSSES[loss]()
+        return HPHNTripletLoss(synthesizer=synthesizer, **options)
+    tuple_loss = TUPLE_LOSSES[loss](**options)
     return tuple_loss if synthesizer is None else SyntheticLoss(tuple_loss, synthesizer)
 
 

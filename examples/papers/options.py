@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backbones import BACKBONES
-from image_datasets import LAYOUTS
-from paper_losses import LOSSES, SYNTHESES, WITH_MARGIN, WITH_SOFT_MARGIN
 
-PRESETS = Path(__file__).with_name("reproduce_presets.csv")
+from examples.papers.backbones import BACKBONES
+from examples.papers.datasets import LAYOUTS
+from examples.papers.losses import LOSSES, SYNTHESES, WITH_MARGIN, WITH_SOFT_MARGIN
+
+PRESETS = Path(__file__).with_name("presets.csv")
 # What a resumed run may have otherwise: where it runs, where things are, when it stops and looks.
 FREE = ("compile", "data_dir", "device", "epochs", "eval_every", "resume", "save_dir", "workers")
 

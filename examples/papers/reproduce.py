@@ -3,11 +3,12 @@
 Network, batches, augmentation, optimiser and schedule are by default those of the official code of
 Embedding Expansion and LoOp. From the root of the repository, with `pip install -e ".[reproduce]"`:
 
-    python examples/reproduce.py --dataset cub200 --data-dir data --loss hphn --synthesis loop \
+    python -m examples.papers.reproduce --dataset cub200 --data-dir data \
+        --loss hphn --synthesis loop \
         --weights googlenet-1378be20.pth --save-dir runs/cub200-loop
-    python examples/reproduce.py ... --resume        # go on where a run was stopped
-    python examples/reproduce.py --preset cub200-hphn-loop ...
-    torchrun --nproc-per-node 2 examples/reproduce.py ...
+    python -m examples.papers.reproduce ... --resume        # go on where a run was stopped
+    python -m examples.papers.reproduce --preset cub200-hphn-loop ...
+    torchrun --nproc-per-node 2 -m examples.papers.reproduce ...
 
 The save folder receives `metrics.csv` (a row for each epoch), TensorBoard events, `last.pt` (what
 it takes to go on) and `best.pt` (the weights with the highest Recall@K, of the smallest K).
@@ -26,12 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from image_datasets import Split, load, surprise
-from image_training import Training
-from processes import Process, start_process
-from reproduce_options import parse
-from saving import replacing
 from torch.utils.tensorboard import SummaryWriter
+
+from examples.kit.saving import replacing
+from examples.papers.datasets import Split, load, surprise
+from examples.papers.options import parse
+from examples.papers.processes import Process, start_process
+from examples.papers.training import Training
 
 Row = dict[str, float]
 

@@ -3,7 +3,7 @@
 A class is a character, its images are that character in up to ten fonts of at least two families.
 The split is by script, so that a test class is of a writing system never seen in training:
 
-    import glyphs
+    from kit import glyphs
     train, test = glyphs.load("train"), glyphs.load("test")
 
 On the 7,828 test images of 783 characters, raw pixels (nearest neighbour in L2, leave one out) have

@@ -8,20 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backbones import Embedder
-from image_batches import ClassBatches, DrawnImages, Images, seeds, test_transform, train_transform
-from image_datasets import Split
-from paper_losses import make_loss
-from processes import Process
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
-from reproduce_options import flag, settings
-from saving import replacing
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from examples.kit.saving import replacing
+from examples.papers.backbones import Embedder
+from examples.papers.batches import (
+    ClassBatches,
+    DrawnImages,
+    Images,
+    seeds,
+    test_transform,
+    train_transform,
+)
+from examples.papers.datasets import Split
+from examples.papers.losses import make_loss
+from examples.papers.options import flag, settings
+from examples.papers.processes import Process
 from loopml.evaluation import RetrievalAccuracy
 
 STATEFUL = ("net", "optimizer", "scheduler", "scaler")

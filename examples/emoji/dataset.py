@@ -5,16 +5,16 @@ subgroup (food-fruit, animal-bird, person-role, ...), so that siblings such as '
 cook' are on one side. Flags are left out: the vendors' differ by a shade. Nothing of it is shipped;
 
     pip install -e ".[emoji]"
-    python examples/emoji.py
+    python -m examples.emoji.dataset
 
 downloads the drawings from the npm registry (23 MB, `npm` must be on the PATH), renders them at 112
 pixels, runs them through an EfficientNet-lite0 trained on ImageNet, and writes images and features
 to `~/.cache/loopml/emoji`, in about five minutes on one core. Then
 
-    import emoji
-    train, test = emoji.load("train"), emoji.load("test")
+    from examples.emoji import dataset
+    train, test = dataset.load("train"), dataset.load("test")
 
-loads them, as `python examples/train_emoji.py` does, which trains a layer on the features.
+loads them, as `python -m examples.emoji.train` does, which trains a layer on the features.
 
 The drawings remain under their licences: noto, noto-v1 and fxemoji Apache-2.0, fluent-emoji MIT,
 twemoji, emojione and emojione-monotone CC-BY-4.0, openmoji and emojione-v1 CC-BY-SA-4.0; the names
@@ -39,8 +39,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from saving import replacing
 from torch import Tensor
+
+from examples.kit.saving import replacing
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "loopml" / "emoji"
 NAMES = "emojibase-data@17.0.0"
@@ -93,7 +94,7 @@ def load(split: str, cache: Path = CACHE) -> Emoji:
     Args:
         split: "train" (subgroups 0, 2, 4, ... in the order of Unicode), "test" (1, 3, 5, ...) or
             "all". Train and test share no subgroup, so no class.
-        cache: where `python examples/emoji.py` put the data.
+        cache: where `python -m examples.emoji.dataset` put the data.
 
     Raises:
         ValueError: if `split` is another name.
@@ -105,7 +106,7 @@ def load(split: str, cache: Path = CACHE) -> Emoji:
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is not there; build it with: pip install -e '.[emoji]' && "
-            "python examples/emoji.py"
+            "python -m examples.emoji.dataset"
         )
     with np.load(path, allow_pickle=False) as file:
         columns = {name: file[name] for name in file.files}

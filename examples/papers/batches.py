@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from image_datasets import Split
 from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
+
+from examples.papers.datasets import Split
 
 TO_TENSOR = (
     v2.PILToTensor(),
