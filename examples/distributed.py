@@ -15,7 +15,6 @@ import argparse
 import os
 from collections.abc import Sequence
 
-import glyphs
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -23,8 +22,9 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from training import make_net
 
+from kit import glyphs
+from kit.training import make_net
 from loopml import HPHNTripletLoss, LoOpMiner
 
 BATCH = 32  # of each process

@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import glyphs
 import lightning
 import torch
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from training import make_net
 
+from kit import glyphs
+from kit.training import make_net
 from loopml import LoOpMiner, SyntheticLoss
 
 BATCH = 64

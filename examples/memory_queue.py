@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import glyphs
 import numpy as np
 import torch
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import Tensor
 from torch.utils.data import DataLoader
-from training import embed, make_net, retrieval
 
+from kit import glyphs
+from kit.training import embed, make_net, retrieval
 from loopml import LoOpMiner, SyntheticLoss
 
 DIM = 64

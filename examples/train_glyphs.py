@@ -32,13 +32,14 @@ from statistics import fmean, stdev
 from typing import Any
 
 import faiss
-import glyphs
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from training import (
+
+from kit import glyphs
+from kit.training import (
     LOSSES,
     SYNTHESIZERS,
     Training,

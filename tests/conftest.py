@@ -6,8 +6,9 @@ import os
 
 import hypothesis
 import pytest
-import shapes
 import torch
+
+from tests.oracles import shapes
 
 shapes.install()
 

@@ -11,10 +11,11 @@ last. As classes contract, their curves become short, and there is less to find 
 narrows. Two points of Embedding Expansion come so close to LoOp that their lines nearly coincide.
 """
 
-import glyphs  # of the folder examples, as the next
 import matplotlib.pyplot as plt
 import torch
-from training import (
+
+from kit import glyphs  # of the folder examples, as the next
+from kit.training import (
     BATCH_SIZE,
     Training,
     embed,
@@ -22,7 +23,6 @@ from training import (
     fixed_batch,
     hardest_negatives,
 )
-
 from loopml import HPHNTripletLoss, LoOpMiner
 
 train = glyphs.load("train")

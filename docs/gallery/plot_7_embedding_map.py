@@ -10,12 +10,12 @@ their own. Two groups that overlap in this plane may still be apart in the other
 counts is Recall@1, here over all 7,828 images of unseen scripts.
 """
 
-import glyphs  # of the folder examples, as the next
 import matplotlib.pyplot as plt
 import torch
 from torch.nn.functional import normalize
-from training import Training, embed, epoch_of_batches, retrieval
 
+from kit import glyphs  # of the folder examples, as the next
+from kit.training import Training, embed, epoch_of_batches, retrieval
 from loopml import HPHNTripletLoss, LoOpMiner
 
 COLORS = ["#000000", "#E69F00", "#56B4E9", "#009E73"]

@@ -15,7 +15,7 @@ PAIRINGS = ("auto", "all", "consecutive")
 
 # pairing="auto": up to this many rows of a class every two are joined, ...
 ALL_UP_TO = 8
-# ... and in a larger class each row with this many. Measured by benchmarks/pairing_rules.py.
+# ... and in a larger class each row with this many. Measured by benchmarks/study/pairing_rules.py.
 PARTNERS = 2
 # Numbers in a temporary of one block: 4 MiB of float32.
 _BLOCK = 1 << 20

@@ -105,8 +105,8 @@ class RetrievalAccuracy(AccuracyCalculator):
         class in one block. Embeddings of the size of Stanford Online Products (60,502 x 512 in
         11,316 classes) took 1.5 GB in all with "cosine", 1.0 GB with "euclidean", PyTorch included.
         On one core the search of 8 neighbours took 105 s, where faiss's flat index took 280 s
-        (``python benchmarks/retrieval_accuracy.py``). k-means stops before 20 rounds where nothing
-        changes any more.
+        (``python -m benchmarks.accuracy.retrieval_accuracy``). k-means stops before 20 rounds where
+        nothing changes any more.
 
         The search takes as many neighbours as the asked scores need: ``recall_at_K`` K of them,
         ``precision_at_1`` one, the others ``k``. It takes up to twenty times as long where products

@@ -1,0 +1,1 @@
+"""How exact the numbers are, against what is known to be true."""

@@ -1,0 +1,1 @@
+"""What synthesis does to trainings on the glyphs and on emoji."""

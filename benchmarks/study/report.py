@@ -1,0 +1,337 @@
+"""Write the tables of `docs/study.md` and its figures from what `run.py` measured.
+
+    python -m benchmarks.study.report
+
+The words of that page are written by hand, its tables stand between `<!-- NAME -->` and
+`<!-- end -->` and are written here. Intervals are 95 % percentile bootstraps over seeds; a
+difference is of trainings with the same seed, so the same batches and first weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median, variance
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.stats import bootstrap
+
+from benchmarks.provenance import RESULTS, ROOT
+from benchmarks.study.cells import CONTROL, IDEAS, LOSSES, SYNTHESES, Cell, Setting, grid
+from benchmarks.study.ledger import (
+    HARDNESS,
+    IDEA_RUNS,
+    STEPS,
+    STUDY,
+    TUNING,
+    TUNING_SEEDS,
+    Ledger,
+    Row,
+    cell_of,
+    setting_of,
+)
+from benchmarks.study.tasks import DATASETS
+
+PAGE = ROOT / "docs" / "study.md"
+FIGURES = ROOT / "docs" / "figures"
+NAMES = {
+    "hphn": "HPHN",
+    "triplet": "triplet",
+    "contrastive": "contrastive",
+    "multi_similarity": "multi-similarity",
+    "n_pair": "N-pair",
+    "none": "plain",
+    "hard_mining": "hard mining",
+    "expansion": "EE",
+    "loop_index": "LoOp index",
+    "loop": "LoOp",
+    "warm_up": "warm-up",
+    "mixed": "mixed",
+    "nearest_4": "4 nearest",
+    "consecutive": "consecutive",
+    "every_positive": "every positive",
+}
+# Okabe and Ito's palette; the marker tells them apart without colour, too.
+STYLES = {
+    "none": {"color": "#000000", "marker": "o"},
+    "hard_mining": {"color": "#999999", "marker": "X"},
+    "expansion": {"color": "#E69F00", "marker": "s"},
+    "loop_index": {"color": "#009E73", "marker": "v"},
+    "loop": {"color": "#0072B2", "marker": "^"},
+}
+Runs = Mapping[Cell, Mapping[int, Row]]  # the rows of a cell by seed
+
+
+def by_cell(rows: Iterable[Row]) -> Runs:
+    """Rows of finished trainings, found by cell and seed."""
+    runs: dict[Cell, dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        runs[cell_of(row)][int(row["seed"])] = row
+    return runs
+
+
+def column(rows: Mapping[int, Row], name: str) -> list[float]:
+    """A score of each seed, in the order of seeds."""
+    return [float(rows[seed][name]) for seed in sorted(rows)]
+
+
+def differences(ours: Mapping[int, Row], theirs: Mapping[int, Row], name: str) -> list[float]:
+    """Of a score, for each seed that both have."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    return [float(ours[seed][name]) - float(theirs[seed][name]) for seed in seeds]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean."""
+    if len(set(values)) == 1:
+        return values[0], values[0]
+    found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0))
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+def best_real(ledger: Ledger, dataset: str, loss: str) -> Cell:
+    """Of plain and hard mining the one with the higher MAP@R on validation classes."""
+    cells = [Cell(dataset, loss, synthesis) for synthesis in ("none", "hard_mining")]
+    return max(cells, key=lambda cell: max(ledger.validation_scores(cell).values()))
+
+
+def scores_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
+    """Every cell: its setting, scores with intervals, cost and collapsed epochs."""
+    steps = {cell_of(row): float(row["over_plain"]) for row in ledger.rows(STEPS)}
+    lines = [
+        "| loss | negatives | margin, lr | Recall@1 % | MAP@R % | NMI % | step | collapsed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for loss in LOSSES:
+        for synthesis in SYNTHESES:
+            cell = Cell(dataset, loss, synthesis)
+            rows = runs[cell]
+            setting = ledger.best_setting(cell)
+            scores = [_percent(column(rows, s)) for s in ("recall_at_1", "map_at_r", "nmi")]
+            collapsed = int(sum(column(rows, "collapsed")))
+            cells = (
+                *(NAMES[loss], NAMES[synthesis]),
+                f"{setting.margin:g}, {setting.learning_rate:g}",
+                *scores,
+                *(f"{steps[cell]:.2f}", str(collapsed)),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _percent(values: Sequence[float]) -> str:
+    low, high = interval(values)
+    return f"{100 * fmean(values):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def contrasts_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
+    """Differences of Recall@1 in points, each with its interval; bold where it excludes 0."""
+    lines = [
+        "| loss | best real | EE - real | LoOp index - real | LoOp - real | LoOp - EE |",
+        "|---|---|---|---|---|---|",
+    ]
+    for loss in LOSSES:
+        real = best_real(ledger, dataset, loss)
+        of = {synthesis: runs[Cell(dataset, loss, synthesis)] for synthesis in SYNTHESES}
+        contrasts = (
+            (of["expansion"], runs[real]),
+            (of["loop_index"], runs[real]),
+            (of["loop"], runs[real]),
+            (of["loop"], of["expansion"]),
+        )
+        cells = [points(differences(*pair, "recall_at_1")) for pair in contrasts]
+        lines.append(f"| {NAMES[loss]} | {NAMES[real.synthesis]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def points(values: Sequence[float]) -> str:
+    """A mean difference in percentage points with its interval; bold if that excludes 0."""
+    low, high = (100 * end for end in interval(values))
+    text = f"{100 * fmean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def choice_table(ledger: Ledger) -> str:
+    """How far chance moves what margins are chosen by, beside what the settings differ in."""
+    found: dict[tuple[str, Cell, Setting], list[float]] = defaultdict(list)
+    for row in ledger.rows(TUNING):
+        cell, setting = cell_of(row), setting_of(row)
+        if not cell.idea and setting in grid(cell):
+            found[cell.dataset, cell, setting].append(100 * float(row["map_at_r"]))
+    lines = [
+        "| data | deviation of a training | of the mean | second best setting below the best |",
+        "|---|---|---|---|",
+    ]
+    for dataset in DATASETS:
+        of_setting = [values for (name, *_), values in found.items() if name == dataset]
+        deviation = fmean(variance(values) for values in of_setting) ** 0.5
+        cells = {cell for name, cell, _ in found if name == dataset}
+        ranked = [sorted(ledger.validation_scores(cell).values())[-2:] for cell in cells]
+        gap = 100 * median(best - second for second, best in ranked)
+        of_mean = deviation / len(TUNING_SEEDS) ** 0.5
+        lines.append(f"| {dataset} | {deviation:.2f} | {of_mean:.2f} | {gap:.2f} |")
+    return "\n".join(lines)
+
+
+def ideas_table(runs: Runs, ideas: Runs) -> str:
+    """What each idea adds to its cell, in points of Recall@1."""
+    columns = (*IDEAS, CONTROL)
+    lines = [
+        f"| data | loss | negatives | {' | '.join(NAMES[idea] for idea in columns)} |",
+        "|---|---|---|" + "---|" * len(columns),
+    ]
+    names = sorted({cell[:3] for cell in ideas}, key=lambda name: [*map(_rank, name)])
+    for name in names:
+        cells = [
+            points(differences(ideas[Cell(*name, idea)], runs[Cell(*name)], "recall_at_1"))
+            if Cell(*name, idea) in ideas
+            else ""
+            for idea in columns
+        ]
+        lines.append(f"| {name[0]} | {NAMES[name[1]]} | {NAMES[name[2]]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def control_table(runs: Runs, ideas: Runs) -> str:
+    """Synthesis and mining by curves over hard mining that takes every positive, too."""
+    ours = ("expansion", "loop_index", "loop")
+    lines = [
+        f"| data | loss | {' | '.join(f'{NAMES[name]} - control' for name in ours)} |",
+        "|---|---|" + "---|" * len(ours),
+    ]
+    for control in sorted(ideas, key=lambda cell: [*map(_rank, cell[:2])]):
+        if control.idea == CONTROL:
+            rows = [runs[control._replace(synthesis=name, idea="")] for name in ours]
+            cells = [points(differences(r, ideas[control], "recall_at_1")) for r in rows]
+            lines.append(f"| {control.dataset} | {NAMES[control.loss]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _rank(name: str) -> int:
+    return [*DATASETS, *LOSSES, *SYNTHESES].index(name)
+
+
+def hardness_table(epochs: Sequence[Row]) -> str:
+    """Means over seeds of distances after the last epoch, on one batch of training classes."""
+    last: dict[Cell, dict[str, Row]] = defaultdict(dict)
+    for row in epochs:
+        if not row["idea"]:
+            last[cell_of(row)][row["seed"]] = row
+    lines = [
+        "| data | loss | negatives | nearest real | nearest EE | nearest LoOp | EE above LoOp |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for dataset in DATASETS:
+        for loss in LOSSES:
+            for synthesis in SYNTHESES:
+                rows = last[Cell(dataset, loss, synthesis)].values()
+                real, expansion, loop = (
+                    fmean(float(row[f"hardest_{kind}"]) for row in rows)
+                    for kind in ("real", "expansion", "loop")
+                )
+                lines.append(
+                    f"| {dataset} | {NAMES[loss]} | {NAMES[synthesis]} | {real:.3f} | "
+                    f"{expansion:.3f} | {loop:.3f} | {100 * (expansion / loop - 1):.1f} % |"
+                )
+    return "\n".join(lines)
+
+
+def draw_recall(runs: Runs) -> plt.Figure:
+    """Recall@1 of every cell with its interval, a panel for each data set."""
+    figure, panels = plt.subplots(1, len(DATASETS), figsize=(10, 4), layout="constrained")
+    for panel, dataset in zip(panels, DATASETS, strict=True):
+        for i, synthesis in enumerate(SYNTHESES):
+            values = [
+                column(runs[Cell(dataset, loss, synthesis)], "recall_at_1") for loss in LOSSES
+            ]
+            means = np.array([fmean(v) for v in values])
+            ends = np.array([interval(v) for v in values]).T
+            panel.errorbar(
+                np.arange(len(LOSSES)) + 0.13 * (i - 2),
+                means,
+                abs(ends - means),
+                linestyle="none",
+                label=NAMES[synthesis],
+                **STYLES[synthesis],
+            )
+        names = [NAMES[loss].replace("-s", "-\ns") for loss in LOSSES]
+        panel.set_xticks(range(len(LOSSES)), names)
+        panel.set_title(f"{dataset}: Recall@1 on unseen classes")
+        panel.grid(axis="y", alpha=0.3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def draw_hardness(epochs: Sequence[Row], dataset: str = "glyphs") -> plt.Figure:
+    """Distance to the nearest real and the nearest LoOp negative over a training, by loss."""
+    found: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
+    for row in epochs:
+        if row["dataset"] == dataset and not row["idea"]:
+            found[row["loss"], row["synthesis"], int(row["epoch"])].append(
+                (float(row["hardest_real"]), float(row["hardest_loop"]))
+            )
+    figure, panels = plt.subplots(
+        1, len(LOSSES), figsize=(12, 3.4), sharey=True, layout="constrained"
+    )
+    last = max(epoch for *_, epoch in found)
+    for panel, loss in zip(panels, LOSSES, strict=True):
+        for synthesis in SYNTHESES:
+            curves = np.array(
+                [np.mean(found[loss, synthesis, epoch], axis=0) for epoch in range(1, last + 1)]
+            )
+            style = {**STYLES[synthesis], "markersize": 4}
+            panel.plot(range(1, last + 1), curves[:, 0], label=NAMES[synthesis], **style)
+            panel.plot(range(1, last + 1), curves[:, 1], color=style["color"], linestyle=":")
+        panel.set_title(NAMES[loss])
+        panel.set_xlabel("epoch")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("distance to the hardest negative")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+def tables(ledger: Ledger) -> dict[str, Callable[[], str]]:
+    """Each table of the page by its name."""
+    runs, ideas = by_cell(ledger.rows(STUDY)), by_cell(ledger.rows(IDEA_RUNS))
+    made: dict[str, Callable[[], str]] = {
+        "choice": lambda: choice_table(ledger),
+        "ideas": lambda: ideas_table(runs, ideas),
+        "control": lambda: control_table(runs, ideas),
+        "hardness": lambda: hardness_table(ledger.rows(HARDNESS)),
+    }
+    for dataset in DATASETS:
+        made[f"scores-{dataset}"] = lambda d=dataset: scores_table(d, runs, ledger)
+        made[f"contrasts-{dataset}"] = lambda d=dataset: contrasts_table(d, runs, ledger)
+    return made
+
+
+def fill(page: str, made: Mapping[str, Callable[[], str]]) -> str:
+    """The page with its tables made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- {match[1]} -->\n\n{made[match[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- ([a-z-]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write tables and figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args(argv)
+    ledger = Ledger(options.results)
+    options.page.write_text(fill(options.page.read_text(), tables(ledger)))
+    draw_recall(by_cell(ledger.rows(STUDY))).savefig(FIGURES / "study.png", dpi=150)
+    draw_hardness(ledger.rows(HARDNESS)).savefig(FIGURES / "study_hardness.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

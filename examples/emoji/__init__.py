@@ -1,0 +1,1 @@
+"""Emoji by vendor: the data, and a training on it."""

@@ -1,0 +1,1 @@
+"""What the examples share: the glyphs, a training, files written whole."""

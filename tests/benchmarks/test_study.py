@@ -1,0 +1,291 @@
+"""The retrieval study: what its cells minimise, that it can be stopped, and that it adds up."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_metric_learning.miners import MultiSimilarityMiner
+from torch import Tensor, nn
+
+from benchmarks.study import report as study_report
+from benchmarks.study import run as retrieval_study
+from benchmarks.study import steps as study_steps
+from benchmarks.study.cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
+from benchmarks.study.ledger import (
+    COLUMNS,
+    HARDNESS,
+    IDEA_RUNS,
+    STUDY,
+    TUNING,
+    TUNING_SEEDS,
+    Ledger,
+    Outcome,
+    Run,
+    cell_of,
+    setting_of,
+)
+from benchmarks.study.tasks import DATASETS, Task
+
+CELLS = [Cell("emoji", loss, synthesis) for loss in LOSSES for synthesis in SYNTHESES]
+IDEA_CELLS = [idea for cell in CELLS for idea in idea_cells(cell)]
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    """Eight classes of four, as they come from the sampler."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(8).repeat_interleave(4)
+    centres = torch.randn(8, 16, generator=generator, dtype=torch.float64)
+    noise = torch.randn(32, 16, generator=generator, dtype=torch.float64)
+    return (centres[labels] + noise).requires_grad_(), labels
+
+
+@pytest.mark.parametrize("cell", [*CELLS, *IDEA_CELLS], ids=str)
+def test_every_cell_can_be_minimised(cell: Cell, batch: tuple[Tensor, Tensor]) -> None:
+    for setting in grid(cell):
+        value = objective(cell, setting.margin, epoch=1)(*batch)
+        (gradient,) = torch.autograd.grad(value, batch[0])
+        assert value > 0
+        assert gradient.isfinite().all()
+        assert gradient.norm() > 0
+
+
+def test_cells_of_a_loss_differ(batch: tuple[Tensor, Tensor]) -> None:
+    """But for HPHN, which is a triplet loss on the hardest triplets already."""
+    for loss in LOSSES:
+        values = {
+            synthesis: objective(Cell("emoji", loss, synthesis), LOSSES[loss][1][-1], 0)(
+                *batch
+            ).item()
+            for synthesis in SYNTHESES
+        }
+        if loss == "hphn":
+            assert values.pop("hard_mining") == pytest.approx(values["none"], rel=1e-12)
+        assert len(set(values.values())) == len(values)
+
+
+def test_mined_n_pair_is_the_formula(batch: tuple[Tensor, Tensor]) -> None:
+    """log(1 + sum of exp(a.n - a.p)) over mined negatives of each mined positive pair."""
+    embeddings, labels = batch
+    l2_reg = 0.02
+    anchors, positives, others, negatives = MultiSimilarityMiner()(embeddings, labels)
+    products = embeddings @ embeddings.T
+    elements = [
+        torch.log1p((products[a, negatives[others == a]] - products[a, p]).exp().sum())
+        for a, p in zip(anchors, positives, strict=True)
+    ]
+    expected = torch.stack(elements).mean() + l2_reg * embeddings.square().sum(dim=1).mean()
+    found = objective(Cell("emoji", "n_pair", "hard_mining"), l2_reg, 0)(embeddings, labels)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_ideas_change_what_they_say(batch: tuple[Tensor, Tensor]) -> None:
+    def value(idea: str, epoch: int = 1, synthesis: str = "loop") -> float:
+        return objective(Cell("emoji", "triplet", synthesis, idea), 0.2, epoch)(*batch).item()
+
+    assert value("warm_up", epoch=0) == value("", synthesis="none")
+    assert value("warm_up") == value("")
+    mean = (value("", synthesis="none") + value("")) / 2
+    assert value("mixed") == pytest.approx(mean, rel=1e-12)
+    assert len({value(idea) for idea in ("", "mixed", "nearest_4", "consecutive")}) == 4
+
+
+def test_the_control_takes_each_positive_pair_with_its_hardest_negative(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    embeddings, labels = batch
+    distances = torch.cdist(*[torch.nn.functional.normalize(embeddings)] * 2)
+    same = labels[:, None] == labels
+    nearest = distances.masked_fill(same, torch.inf).amin(dim=1, keepdim=True)
+    pairs = same & ~torch.eye(len(labels), dtype=torch.bool)
+    expected = (distances - nearest + 0.4).relu()[pairs].mean()
+    cell = Cell("emoji", "hphn", "hard_mining", "every_positive")
+    found = objective(cell, 0.4, 0)(embeddings, labels)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Task:
+    """Two clouds for each class, learnt in a moment."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40).repeat_interleave(4)
+    inputs = torch.randn(40, 8, generator=generator)[labels]
+    inputs = inputs + 0.7 * torch.randn(160, 8, generator=generator)
+    task = Task(*(inputs, labels, inputs, labels), make_net=lambda: nn.Linear(8, 4), epochs=2)
+    monkeypatch.setattr(retrieval_study, "final_task", lambda _: task)
+    monkeypatch.setattr(retrieval_study, "tuning_task", lambda _: task)
+    return task
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_training_repeats_from_its_seed() -> None:
+    run = Run(Cell("emoji", "hphn", "loop"), Setting(0.2, 1e-3), seed=3, tuning=False)
+    first, again, other = (retrieval_study.train(run._replace(seed=seed)) for seed in (3, 3, 4))
+    timeless = [{**o.scores, "seconds_per_step": None} for o in (first, again, other)]
+    assert timeless[0] == timeless[1] != timeless[2]
+    assert first.epochs == again.epochs
+    assert [row["epoch"] for row in first.epochs] == [1, 2]
+    for row in first.epochs:  # no negative between two points is farther than the points
+        assert row["hardest_real"] >= row["hardest_expansion"] >= row["hardest_loop"] > 0
+
+
+def test_steps_are_compared_with_the_plain_loss(
+    tiny: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(study_steps, "final_task", lambda _: tiny)
+    monkeypatch.setattr(Ledger, "best_setting", lambda _, cell: grid(cell)[1])
+    rows = study_steps.measure("emoji", Ledger(tmp_path), rounds=2)
+    assert [cell_of(row) for row in rows] == CELLS
+    for row in rows:
+        assert row["seconds"] > 0
+        assert (row["over_plain"] == 1) == (row["synthesis"] == "none")
+
+
+OUTCOME = Outcome(
+    {"recall_at_1": 0.5, "map_at_r": 0.4, "nmi": 0.3, "seconds_per_step": 0.01, "collapsed": 1},
+    [{"epoch": 1, "train_loss": 0.1, "hardest_real": 0.09}],
+)
+
+
+def test_finished_trainings_are_not_repeated(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    cell = Cell("emoji", "triplet", "loop")
+    tuning = list(retrieval_study.tuning_runs([cell]))
+    assert len(tuning) == len(TUNING_SEEDS) * len(grid(cell)) == 24
+    assert ledger.unfinished(tuning) == tuning
+    for i, run in enumerate(tuning):
+        ledger.add(run, OUTCOME)
+        assert Ledger(tmp_path).unfinished(tuning) == tuning[i + 1 :]
+
+    final = list(retrieval_study.final_runs({cell: tuning[4].setting}, [0, 1]))
+    ledger.add(final[0], OUTCOME)
+    assert Ledger(tmp_path).unfinished(final) == final[1:]
+    with_idea = final[0]._replace(cell=cell._replace(idea="mixed"))
+    assert ledger.unfinished([with_idea]) == [with_idea]
+    with (tmp_path / STUDY).open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert tuple(row) == COLUMNS
+    assert row["collapsed"] == "1"
+
+
+def _with_map(map_at_r: float) -> Outcome:
+    return OUTCOME._replace(scores={**OUTCOME.scores, "map_at_r": map_at_r})
+
+
+def test_the_setting_is_the_best_in_the_mean_over_tuning_seeds(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    cell = Cell("glyphs", "hphn", "none")
+    scores = [(0.1, 0.1, 0.9), (0.4, 0.4, 0.4), (0.5, 0.5, 0.1), (0.2, 0.2, 0.2)]
+    for setting, found in zip(grid(cell), scores, strict=True):
+        for seed, score in zip(TUNING_SEEDS, found, strict=True):
+            ledger.add(Run(cell, setting, seed, tuning=True), _with_map(score))
+    assert ledger.best_setting(cell) == grid(cell)[1]
+    elsewhere = Run(cell, Setting(7.0, 1e-3), TUNING_SEEDS[0], tuning=True)  # not on the grid
+    ledger.add(elsewhere, _with_map(1.0))
+    assert ledger.best_setting(cell) == grid(cell)[1]
+    assert max(ledger.validation_scores(cell).values()) == pytest.approx(0.4)
+
+
+def test_trainings_at_a_setting_no_longer_chosen_are_dropped(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    cells = [Cell("emoji", "hphn", "loop", idea) for idea in ("", "mixed")]
+    cells += [cell._replace(loss="triplet") for cell in cells]
+    old, new = Setting(0.4, 1e-3), Setting(0.4, 3e-4)
+    for run in retrieval_study.final_runs(dict.fromkeys(cells, old), [0, 1]):
+        ledger.add(run, OUTCOME)
+    ledger.drop_superseded(dict.fromkeys(cells, old))
+    assert len(ledger.rows(STUDY)) == len(ledger.rows(IDEA_RUNS)) == 4
+    chosen = {cells[0]: old, cells[1]: new, cells[2]: new}  # of cells[3] nothing was asked
+    ledger.drop_superseded(chosen)
+    assert [cell_of(row) for row in ledger.rows(STUDY)] == [cells[0]] * 2
+    assert [cell_of(row) for row in ledger.rows(IDEA_RUNS)] == [cells[3]] * 2
+    runs = list(retrieval_study.final_runs(chosen, [0, 1]))
+    assert [run.cell for run in ledger.unfinished(runs)] == cells[1:3] * 2
+
+
+def test_intervals_are_of_the_mean() -> None:
+    assert study_report.interval([0.3, 0.3, 0.3]) == (0.3, 0.3)
+    values = np.random.default_rng(0).normal(1.0, 0.1, 10)
+    low, high = study_report.interval(list(values))
+    half = 1.96 * values.std() / 10**0.5  # what the bootstrap tends to
+    assert low == pytest.approx(values.mean() - half, abs=0.2 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.2 * half)
+    assert study_report.points([0.01, 0.02, 0.03]).startswith("**+2.0 [")
+    assert study_report.points([-0.01, 0.01, 0.0]).startswith("+0.0 [")
+
+
+def test_differences_are_paired_by_seed() -> None:
+    ours = {0: {"x": "0.5"}, 1: {"x": "0.7"}, 2: {"x": "0.9"}}
+    theirs = {1: {"x": "0.5"}, 0: {"x": "0.1"}}
+    assert study_report.differences(ours, theirs, "x") == pytest.approx([0.4, 0.2])
+
+
+def test_the_control_is_taken_from_ours() -> None:
+    control = Cell("emoji", "triplet", "hard_mining", "every_positive")
+    scores = {"expansion": 0.42, "loop_index": 0.40, "loop": 0.37}
+    runs = study_report.by_cell(
+        {**control._replace(synthesis=name, idea="")._asdict(), "seed": seed, "recall_at_1": score}
+        for name, score in scores.items()
+        for seed in (0, 1)
+    )
+    ideas = {control: {seed: {"recall_at_1": "0.4"} for seed in (0, 1)}}
+    found = study_report.control_table(runs, ideas).splitlines()[-1]
+    assert [float(cell.strip(" *").split()[0]) for cell in found.split("|")[3:6]] == [
+        2.0,
+        0.0,
+        -3.0,
+    ]
+
+
+def test_the_choice_of_a_margin_is_compared_with_chance(tmp_path: Path) -> None:
+    """Means 0.50, 0.53, 0.51, 0.48, each between trainings 0.01 below and above it."""
+    ledger = Ledger(tmp_path)
+    for cell in (Cell("glyphs", "hphn", "none"), Cell("emoji", "hphn", "none")):
+        for i, setting in enumerate(grid(cell)):
+            mean = (0.50, 0.53, 0.51, 0.48)[i % 4]
+            if i >= 4:
+                mean -= 0.1  # the second learning rate is far behind
+            for seed, score in zip(TUNING_SEEDS, (mean - 0.01, mean, mean + 0.01), strict=True):
+                ledger.add(Run(cell, setting, seed, tuning=True), _with_map(score))
+    lines = study_report.choice_table(ledger).splitlines()[2:]
+    assert lines == [f"| {name} | 1.00 | 0.58 | 2.00 |" for name in ("glyphs", "emoji")]
+
+
+def test_the_committed_results_are_complete() -> None:
+    """Every cell has the same seeds, at least as many as asked for, at its tuned margin."""
+    ledger = Ledger(retrieval_study.RESULTS)
+    runs = study_report.by_cell(ledger.rows(STUDY))
+    assert tuple(ledger.rows(STUDY)[0]) == COLUMNS
+    for dataset, least in (("emoji", 10), ("glyphs", 5)):
+        cells = [Cell(dataset, *cell[1:]) for cell in CELLS]
+        seeds = {frozenset(runs[cell]) for cell in cells}
+        assert len(seeds) == 1
+        assert len(next(iter(seeds))) >= least
+        for cell in cells:
+            margins = {float(row["margin"]) for row in runs[cell].values()}
+            assert margins == {ledger.best_setting(cell).margin}
+    assert {cell.dataset for cell in runs} == set(DATASETS)
+    assert {cell_of(row) for row in ledger.rows(TUNING) if not row["idea"]} == set(runs)
+
+
+def test_the_committed_trainings_all_left_their_epochs_at_their_chosen_setting() -> None:
+    """Ideas too; a row that was lost would be found done by its epochs, and never trained again."""
+    ledger = Ledger(retrieval_study.RESULTS)
+    rows = [*ledger.rows(STUDY), *ledger.rows(IDEA_RUNS)]
+    epochs = ledger.rows(HARDNESS)
+    trained = Counter((cell_of(row), row["seed"]) for row in rows)
+    assert set(trained.values()) == {1}
+    assert trained.keys() == {(cell_of(row), row["seed"]) for row in epochs}
+    found = {(cell_of(row), setting_of(row)) for row in epochs}
+    assert found == {(cell, ledger.best_setting(cell)) for cell, _ in trained}
+
+
+def test_the_page_says_what_was_measured() -> None:
+    """`benchmarks/study/report.py` has been run on the committed rows."""
+    page = study_report.PAGE.read_text()
+    made = study_report.tables(Ledger(retrieval_study.RESULTS))
+    assert all(f"<!-- {name} -->" in page for name in made)
+    assert study_report.fill(page, made) == page

@@ -1,0 +1,1 @@
+"""What tests compare with: brute force, the papers' algorithms, problems, shapes."""
