@@ -13,7 +13,7 @@ from loopml._checks import check_embeddings, check_labels, nan_if_unusable
 class Batch(NamedTuple):
     """Anchors with their labels, and references with theirs where they are not the batch itself.
 
-    All rows together, ``rows()``, are the anchors and after them the references.
+    All rows of both are numbered from the first anchor to the last reference.
     """
 
     embeddings: Tensor  # (n, d) float32 or float64
@@ -21,14 +21,14 @@ class Batch(NamedTuple):
     ref_emb: Tensor | None = None  # (m, d) of their dtype
     ref_labels: Tensor | None = None  # (m,)
 
-    def rows(self) -> Tensor:
+    def all_embeddings(self) -> Tensor:
         """The anchors, then the references: (n, d), or (n + m, d)."""
         if self.ref_emb is None:
             return self.embeddings
         return torch.cat([self.embeddings, self.ref_emb])
 
     def offset(self) -> int:
-        """Where in ``rows()`` positives and negatives begin."""
+        """The number of the first row that positives and negatives come from."""
         return 0 if self.ref_emb is None else self.embeddings.shape[0]
 
     def labels_of_others(self) -> Tensor:

@@ -37,24 +37,24 @@ from loopml.ops.scores import (
 _CHUNK = 1 << 16
 
 
-def rows_of(points: Tensor, rows: Tensor) -> Tensor:
-    """The ``points`` at ``rows`` (m, e): (m, e, d)."""
-    return points.index_select(0, rows.flatten()).view(*rows.shape, points.shape[1])
+def endpoints_at(points: Tensor, ends: Tensor) -> Tensor:
+    """The ``points`` at ``ends`` (m, e): (m, e, d)."""
+    return points.index_select(0, ends.flatten()).view(*ends.shape, points.shape[1])
 
 
-def _in_chunks(rows: Tensor, d: int) -> Sequence[Tensor]:
-    """The rows (m, 4) of curves in parts whose vectors of d numbers are solved at once."""
+def _in_chunks(ends: Tensor, d: int) -> Sequence[Tensor]:
+    """The ends (m, 4) of curves in parts whose vectors of d numbers are solved at once."""
     size = max(1, _CHUNK // d)
     # The compiler of torch 2.4 cannot split what is empty.
-    return (rows,) if len(rows) <= size else torch.split(rows, size)
+    return (ends,) if len(ends) <= size else torch.split(ends, size)
 
 
-def weighted_sums(points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Sums (m, d) of ``points`` at ``rows`` (m, e) times constant ``weights`` (m, e)."""
+def weighted_sums(points: Tensor, ends: Tensor, weights: Tensor) -> Tensor:
+    """Sums (m, d) of ``points`` at ``ends`` (m, e) times constant ``weights`` (m, e)."""
     # What a compiler or a transform traces, and MPS, has no use for an embedding bag.
     if is_traced(points) or points.device.type not in ("cpu", "cuda"):
-        return (points[rows] * weights.unsqueeze(-1)).sum(1)
-    sums: Tensor = _WeightedSums.apply(points, rows, weights)  # type: ignore[no-untyped-call,unused-ignore]
+        return (points[ends] * weights.unsqueeze(-1)).sum(1)
+    sums: Tensor = _WeightedSums.apply(points, ends, weights)  # type: ignore[no-untyped-call,unused-ignore]
     return sums
 
 
@@ -62,10 +62,10 @@ class _WeightedSums(torch.autograd.Function):
     """Gather and sum as one op; PyTorch's own gradient of it cannot be differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, points: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, weights)
+    def forward(ctx: Any, points: Tensor, ends: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(ends, weights)
         ctx.n = len(points)
-        return embedding_bag(rows, points, mode="sum", per_sample_weights=weights)
+        return embedding_bag(ends, points, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     def backward(ctx: Any, of_sums: Tensor) -> Any:
@@ -76,12 +76,12 @@ class _Spread(torch.autograd.Function):
     """The transpose of weighted sums: (n, d), each sum spread over the rows that it came from."""
 
     @staticmethod
-    def forward(ctx: Any, sums: Tensor, rows: Tensor, weights: Tensor, n: int) -> Tensor:
-        ctx.save_for_backward(rows, weights)
+    def forward(ctx: Any, sums: Tensor, ends: Tensor, weights: Tensor, n: int) -> Tensor:
+        ctx.save_for_backward(ends, weights)
         # A bag of sums for each row, which is faster than adding to the rows by index.
-        row, order = rows.flatten().sort()
+        row, order = ends.flatten().sort()
         bags = torch.searchsorted(row, torch.arange(n, device=row.device))
-        sources = order.div(rows.shape[1], rounding_mode="floor")
+        sources = order.div(ends.shape[1], rounding_mode="floor")
         of_bags = weights.flatten()[order]
         return embedding_bag(sources, sums, bags, mode="sum", per_sample_weights=of_bags)
 
@@ -90,7 +90,7 @@ class _Spread(torch.autograd.Function):
         return _WeightedSums.apply(of_rows, *ctx.saved_tensors), None, None, None  # type: ignore[no-untyped-call,unused-ignore]
 
 
-class Minimum(NamedTuple):
+class Solution(NamedTuple):
     """Where m pairs of curves come nearest to each other."""
 
     weights: Tensor  # (m, 4) of the endpoints p0, p1 and q0, q1 in the two points
@@ -125,8 +125,8 @@ class Curve(Protocol):
     def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
         """For each row curve the k nearest column curves of another label, as in ``ops``."""
 
-    def solve(self, points: Tensor, rows: Tensor) -> Minimum:
-        """Where two curves with endpoints p0, p1, q0, q1 at ``rows`` (m, 4) come nearest."""
+    def solve(self, points: Tensor, ends: Tensor) -> Solution:
+        """Where two curves come nearest; p0, p1, q0, q1 are the points at ``ends`` (m, 4)."""
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """Sums of two endpoints (..., d) with ``weights`` (..., 2) as points with a gradient."""
@@ -155,16 +155,16 @@ class Arcs:
         """As :class:`Curve`."""
         return ops.nearest_arcs(gram, rows, cols, k)
 
-    def solve(self, points: Tensor, rows: Tensor) -> Minimum:
+    def solve(self, points: Tensor, ends: Tensor) -> Solution:
         """As :class:`Curve`."""
         # In float32 the rows are of length 1 to 6e-8, by which short arcs would be skew.
         units = normalized(wide(points))
         least = opposite_square(points.dtype)
         weights = [
-            arc_weights(rows_of(units, some), least)[2]
-            for some in _in_chunks(rows, points.shape[1])
+            arc_weights(endpoints_at(units, some), least)[2]
+            for some in _in_chunks(ends, points.shape[1])
         ]
-        return Minimum(torch.cat(weights).to(points.dtype), sq_size=1)
+        return Solution(torch.cat(weights).to(points.dtype), sq_size=1)
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`; the gradient is that of points on the sphere."""
@@ -195,12 +195,12 @@ class Segments:
         """As :class:`Curve`."""
         return ops.nearest_segments(gram, rows, cols, k)
 
-    def solve(self, points: Tensor, rows: Tensor) -> Minimum:
+    def solve(self, points: Tensor, ends: Tensor) -> Solution:
         """As :class:`Curve`."""
-        ends = rows_of(points, rows)
-        s, t = nearest_on_segments(ends)
+        endpoints = endpoints_at(points, ends)
+        s, t = nearest_on_segments(endpoints)
         weights = torch.stack([1 - s, s, 1 - t, t], -1)
-        return Minimum(weights, ends.square().sum(-1).amax(-1))
+        return Solution(weights, endpoints.square().sum(-1).amax(-1))
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`."""
@@ -270,10 +270,10 @@ class Samples:
             k=k,
         )
 
-    def solve(self, points: Tensor, rows: Tensor) -> Minimum:
+    def solve(self, points: Tensor, ends: Tensor) -> Solution:
         """As :class:`Curve`."""
         products = [
-            products_of(rows_of(points, some)) for some in _in_chunks(rows, points.shape[1])
+            products_of(endpoints_at(points, some)) for some in _in_chunks(ends, points.shape[1])
         ]
         gram = torch.cat(products).permute(1, 2, 0)  # (4, 4, m)
         p, q = (
@@ -292,7 +292,7 @@ class Samples:
         s, t = best.div(len(self.q_fractions), rounding_mode="floor"), best % len(self.q_fractions)
         which = torch.arange(len(best), device=best.device)
         weights = torch.cat([p[:2, s, which], q[:2, t, which]]).T
-        return Minimum(weights.to(points.dtype), sq_size=0)
+        return Solution(weights.to(points.dtype), sq_size=0)
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
         """As :class:`Curve`."""
@@ -316,8 +316,7 @@ class Samples:
 def _largest_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
     """The largest product of an end of each row with an end of each column, one end at a time."""
     of_rows = torch.maximum(gram.index_select(0, rows.first), gram.index_select(0, rows.second))
-    ends = (of_rows.index_select(1, end) for end in (cols.first, cols.second))
-    return torch.maximum(*ends)
+    return torch.maximum(*(of_rows.index_select(1, end) for end in (cols.first, cols.second)))
 
 
 def opposite_square(dtype: torch.dtype) -> float:

@@ -182,14 +182,14 @@ class LoOpMiner(HostMiner, Synthesizer):
 
     def _mined(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         space = space_of(self.distance)
-        curve = self.curve_in(space)
-        points = points_of(space, curve, batch)
+        kind = self.curve_in(space)
+        points = points_of(space, kind, batch)
         pairing = pair_up(self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT)
-        tuples = choose(curve, points, pairing, self.num_negatives)
-        rows = torch.split(tuples.negatives.ends(), _CHUNK)
-        weights = torch.cat([solve(curve, points, part).weights for part in rows])
+        tuples = choose(kind, points, pairing, self.num_negatives)
+        chunks = torch.split(tuples.negatives.ends(), _CHUNK)
+        weights = torch.cat([solve(kind, points, ends).weights for ends in chunks])
         if self.collect_stats:
-            self._record(points, tuples, _measure_in_chunks(curve, points, tuples.negatives))
+            self._record(points, tuples, _measure_in_chunks(kind, points, tuples.negatives))
         first, second, _ = tuples.negatives.curve
         endpoint = torch.where(weights[:, 2] >= weights[:, 3], first, second)[tuples.which]
         offset = batch.offset()
@@ -249,11 +249,11 @@ class LoOpMiner(HostMiner, Synthesizer):
         )
 
 
-def _measure_in_chunks(curve: Curve, points: Points, negatives: Negatives) -> Nearest:
+def _measure_in_chunks(kind: Curve, points: Points, negatives: Negatives) -> Nearest:
     """As ``measure``, without the points, so that all tuples of a batch fit into memory."""
     chunks = []
     for start in range(0, max(1, len(negatives.anchor)), _CHUNK):
-        chunks.append(measure(curve, points, negatives.take(slice(start, start + _CHUNK))))
+        chunks.append(measure(kind, points, negatives.take(slice(start, start + _CHUNK))))
     weights, _, _, distance = (torch.cat(column) for column in zip(*chunks, strict=True))
     return Nearest(weights, weights.new_empty(0), weights.new_empty(0), distance)
 

@@ -50,8 +50,8 @@ def pair_up(
             another class. "consecutive" joins rows (0, 1), (2, 3), ...
         batch: anchors come from its embeddings, positives and negatives from its references.
             Embeddings are read only to find references that are rows of the batch.
-        gram: inner products of ``batch.rows()``, by which "auto" knows what lies near. It may be
-            left out where no class has more than 8 rows.
+        gram: inner products of ``batch.all_embeddings()``, by which "auto" knows what lies near.
+            It may be left out where no class has more than 8 rows.
         similarity: whether near is a large inner product or a small distance.
 
     Returns:

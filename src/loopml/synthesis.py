@@ -10,7 +10,7 @@ from torch import Tensor
 from loopml._checks import kind_of, values_readable
 from loopml._types import Pairs, SyntheticBatch
 from loopml.batch import Batch, full_precision
-from loopml.curves import Curve, Minimum, opposite_square, weighted_sums
+from loopml.curves import Curve, Solution, opposite_square, weighted_sums
 from loopml.geometry.distances import half_sq_distances
 from loopml.geometry.lengths import distance_between, distance_of, normalized, numbers
 from loopml.geometry.packing import wide
@@ -35,7 +35,7 @@ class Negatives(NamedTuple):
     curve: Pairs  # (m,) the negative curves
 
     def ends(self) -> Tensor:
-        """The rows of the endpoints p0, p1, q0, q1 of both curves: (m, 4)."""
+        """Where among the points the endpoints p0, p1, q0, q1 of both curves are: (m, 4)."""
         return torch.stack([self.anchor, self.positive, self.curve.first, self.curve.second], 1)
 
     def take(self, index: Tensor | slice) -> Negatives:
@@ -84,19 +84,19 @@ class Synthesizer:
 
     def _synthesize(self, space: Space, batch: Batch, dtype: torch.dtype) -> SyntheticBatch:
         """The batch, in ``dtype``, with the synthetic negatives that are hardest in ``space``."""
-        curve = self.curve_in(space)
+        kind = self.curve_in(space)
         with full_precision(batch.embeddings):
-            points = points_of(space, curve, batch)
+            points = points_of(space, kind, batch)
             pairing = pair_up(
                 self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT
             )
-            tuples = choose(curve, points, pairing, self.num_negatives)
-            nearest = measure(curve, points, tuples.negatives)
+            tuples = choose(kind, points, pairing, self.num_negatives)
+            nearest = measure(kind, points, tuples.negatives)
             self._record(points, tuples, nearest)
             anchor = points.seen.index_select(0, tuples.anchor)
             z_p, z_n = (z.index_select(0, tuples.which) for z in nearest[1:3])
             # Points inside the sphere cannot be rotated onto it.
-            inside = space is SPHERE and not curve.on_sphere
+            inside = space is SPHERE and not kind.on_sphere
             transplant = onto_sphere_at_distance if inside else space.transplant
             synthetic = transplant(anchor, z_p, z_n)
             if space is not DOT_PRODUCT:
@@ -104,8 +104,8 @@ class Synthesizer:
                 # loss has normalised both. At a distance of 0 there is no gradient, at one of
                 # rounding there is a full one.
                 touch = (nearest.distance == 0).index_select(0, tuples.which).unsqueeze(1)
-                rows = batch.embeddings.index_select(0, tuples.anchor)
-                synthetic = torch.where(touch, rows, synthetic)
+                same = batch.embeddings.index_select(0, tuples.anchor)
+                synthetic = torch.where(touch, same, synthetic)
         embeddings, others = batch.embeddings.to(dtype), batch.labels_of_others()
         real = embeddings if batch.ref_emb is None else batch.ref_emb.to(dtype)
         labels = tuples.negatives.curve.label[tuples.which]
@@ -122,17 +122,17 @@ class Synthesizer:
         )
 
 
-def points_of(space: Space, curve: Curve, batch: Batch) -> Points:
+def points_of(space: Space, kind: Curve, batch: Batch) -> Points:
     """The points of a batch, and the Gram matrix that the search chooses by."""
-    seen = seen_by(space, batch.rows())
-    placed = curve.place(seen)
+    seen = seen_by(space, batch.all_embeddings())
+    placed = kind.place(seen)
     located = placed.detach()
-    if curve.translates and space is not SPHERE:
+    if kind.translates and space is not SPHERE:
         return Points(seen, placed, half_sq_distances(located))
-    if curve.translates and len(located):
+    if kind.translates and len(located):
         located = located - located.mean(0)
     gram = located @ located.T
-    if curve.on_sphere and not curve.translates:
+    if kind.on_sphere and not kind.translates:
         gram = _with_known_middles(located, gram)
     return Points(seen, placed, gram)
 
@@ -154,14 +154,14 @@ def _with_known_middles(units: Tensor, gram: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def choose(curve: Curve, points: Points, pairing: Pairing, k: int | None) -> Tuples:
+def choose(kind: Curve, points: Points, pairing: Pairing, k: int | None) -> Tuples:
     """Each positive pair with its ``k`` nearest negative curves, or with all of them."""
     rows, cols = pairing.positives, pairing.negatives
     if k is None:
         found = rows.label.unsqueeze(1) != cols.label  # (p, c)
         curves, col = found.nonzero(as_tuple=True)
     else:
-        index, _ = curve.nearest(points.gram, rows, cols, k)
+        index, _ = kind.nearest(points.gram, rows, cols, k)
         found = index >= 0  # (p, k)
         curves, slot = found.nonzero(as_tuple=True)
         col = index[curves, slot]
@@ -175,34 +175,34 @@ def choose(curve: Curve, points: Points, pairing: Pairing, k: int | None) -> Tup
     )
 
 
-def measure(curve: Curve, points: Points, negatives: Negatives) -> Nearest:
+def measure(kind: Curve, points: Points, negatives: Negatives) -> Nearest:
     """The nearest points of each tuple's two curves, differentiable."""
-    rows = negatives.ends()
-    minimum = solve(curve, points, rows)
-    weights = minimum.weights.reshape(-1, 2)  # one row per point
-    sums = weighted_sums(points.placed, rows.view(-1, 2), weights)
-    point_p, point_q = curve.on_curve(sums, weights).view(len(rows), 2, sums.shape[1]).unbind(1)
-    distance = distance_between(point_p, point_q, minimum.sq_size)
-    return Nearest(minimum.weights, point_p, point_q, distance)
+    ends = negatives.ends()
+    solution = solve(kind, points, ends)
+    weights = solution.weights.reshape(-1, 2)  # one row per point
+    sums = weighted_sums(points.placed, ends.view(-1, 2), weights)
+    point_p, point_q = kind.on_curve(sums, weights).view(len(ends), 2, sums.shape[1]).unbind(1)
+    distance = distance_between(point_p, point_q, solution.sq_size)
+    return Nearest(solution.weights, point_p, point_q, distance)
 
 
 def measure_rows(points: Points, negatives: Negatives) -> Nearest:
     """As :func:`measure`, for curves of one row each; without the points."""
-    rows = torch.stack([negatives.anchor, negatives.curve.first], 1)
-    distance = distance_of(difference(points.placed, rows))
-    weights = numbers([1, 0, 1, 0], like=points.placed).expand(len(rows), 4)
+    ends = torch.stack([negatives.anchor, negatives.curve.first], 1)
+    distance = distance_of(difference(points.placed, ends))
+    weights = numbers([1, 0, 1, 0], like=points.placed).expand(len(ends), 4)
     return Nearest(weights, weights.new_empty(0), weights.new_empty(0), distance)
 
 
-def difference(points: Tensor, rows: Tensor) -> Tensor:
-    """The first minus the second of the ``points`` at ``rows`` (m, 2)."""
-    return weighted_sums(points, rows, numbers([1, -1], like=points).expand_as(rows))
+def difference(points: Tensor, ends: Tensor) -> Tensor:
+    """The first minus the second of the ``points`` at ``ends`` (m, 2)."""
+    return weighted_sums(points, ends, numbers([1, -1], like=points).expand_as(ends))
 
 
-def solve(curve: Curve, points: Points, rows: Tensor) -> Minimum:
-    """Where the curves with endpoints ``rows`` (m, 4) come nearest, without grad."""
+def solve(kind: Curve, points: Points, ends: Tensor) -> Solution:
+    """Where the curves between the points at ``ends`` (m, 4) come nearest, without grad."""
     with torch.no_grad():
-        return curve.solve(points.placed, rows)
+        return kind.solve(points.placed, ends)
 
 
 @torch.no_grad()
@@ -223,8 +223,8 @@ def stats_of(
     """
     if m == 0:
         return dict.fromkeys(STATS, 0.0)
-    ends = points.placed[negatives.ends()]  # (u, 4, d)
-    p, q = ends[:, : 1 if from_anchor else 2], ends[:, 2:]
+    endpoints = points.placed[negatives.ends()]  # (u, 4, d)
+    p, q = endpoints[:, : 1 if from_anchor else 2], endpoints[:, 2:]
     real = distance_between(p.unsqueeze(2), q.unsqueeze(1)).flatten(1).amin(1)
     interior = (weights > 0).all(1)
     means = (real.mean(), distance.mean(), interior.to(real.dtype).mean())

@@ -280,13 +280,13 @@ def nearest_on_arcs(
 
 @of(arcs)
 def arc_weights(
-    ends: Float[Tensor, "*b 4 d"], least
+    endpoints: Float[Tensor, "*b 4 d"], least
 ) -> tuple[Float[Tensor, "2 *b"], Float[Tensor, "2 *b"], Float[Tensor, "*b 4"]]: ...
 
 
 @of(segments)
 def nearest_on_segments(
-    ends: Float[Tensor, "*b 4 d"],
+    endpoints: Float[Tensor, "*b 4 d"],
 ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]: ...
 
 
@@ -303,13 +303,13 @@ def onto_sphere_at_distance(anchor: Batch, z_p: Batch, z_n: Batch) -> Batch: ...
 
 
 @of(synthesis)
-def choose(curve, points: POINTS, pairing, k) -> fields(
+def choose(kind, points: POINTS, pairing, k) -> fields(
     negatives=NEGATIVES, anchor=Int64[Tensor, "e"], positive=Int64[Tensor, "e"], which=Rows
 ): ...
 
 
 @of(synthesis)
-def measure(curve, points: POINTS, negatives: NEGATIVES) -> fields(
+def measure(kind, points: POINTS, negatives: NEGATIVES) -> fields(
     weights=Float[Tensor, "u 4"],
     point_p=Float[Tensor, "u d"],
     point_q=Float[Tensor, "u d"],

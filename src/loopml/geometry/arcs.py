@@ -87,14 +87,14 @@ def nearest_on_arcs(vectors: Tensor, least: float) -> tuple[Tensor, Tensor, Tens
     return torch.stack([p.half, q.half]), torch.stack([a, b]), torch.stack(chosen, -1)
 
 
-def arc_weights(ends: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+def arc_weights(endpoints: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """Where two arcs come nearest to each other, as weights of their endpoints.
 
     A curve with a zero row has no arc between its ends and is these two. Nearness is Euclidean: a
     zero row is at distance 1 of each unit vector, and at 0 of another zero row.
 
     Args:
-        ends: (..., 4, d) p0, p1, q0, q1 in float64: unit vectors or zero rows.
+        endpoints: (..., 4, d) p0, p1, q0, q1 in float64: unit vectors or zero rows.
         least: squared length of a sum under which the endpoints are opposite.
 
     Returns:
@@ -102,7 +102,7 @@ def arc_weights(ends: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
         (2, ...), and the weights (..., 4) of the endpoints in those points: exactly 0 and 1 at an
         end of an arc.
     """
-    start, end = by_curve(ends).unbind(-2)  # (..., 2, d) each
+    start, end = by_curve(endpoints).unbind(-2)  # (..., 2, d) each
     vectors = torch.stack([start + end, end - start], -2).flatten(-3, -2)
     half, angles, weights = nearest_on_arcs(vectors, least)
     middle, along = weights[..., 0::2], weights[..., 1::2]  # (..., 2) each
@@ -117,10 +117,10 @@ def kept_unit(x: Tensor) -> Tensor:
     return direction_of(x, torch.finfo(x.dtype).tiny)
 
 
-def measure_arcs(ends: Tensor) -> Closest:
+def measure_arcs(endpoints: Tensor) -> Closest:
     """``closest_on_arcs`` without checks, on directions (..., 4, d) in their own dtype."""
-    vectors = torch.stack(sum_and_difference(*by_curve(ends).unbind(-2)), -2).flatten(-3, -2)
-    half, angles, weights = nearest_on_arcs(vectors, least_square(ends.dtype))
+    vectors = torch.stack(sum_and_difference(*by_curve(endpoints).unbind(-2)), -2).flatten(-3, -2)
+    half, angles, weights = nearest_on_arcs(vectors, least_square(endpoints.dtype))
     s, t = fraction_of(angles, half)
     point_p, point_q = kept_unit(mixed(weights, vectors)).unbind(-2)
     return Closest(s, t, point_p, point_q, distance_between(point_p, point_q, sq_size=1))

@@ -128,8 +128,8 @@ def _in_blocks(
     q0: Tensor,
     q1: Tensor,
 ) -> Tensor:
-    rows = max(1, _BLOCK // max(1, q0.numel()))
-    blocks = zip(torch.split(p0, rows), torch.split(p1, rows), strict=True)
+    size = max(1, _BLOCK // max(1, q0.numel()))
+    blocks = zip(torch.split(p0, size), torch.split(p1, size), strict=True)
     return torch.cat([recomputed(measure, block0, block1, q0, q1) for block0, block1 in blocks])
 
 
@@ -158,7 +158,7 @@ def _segments_by_products(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> tup
         x = torch.minimum((uv * y - ur).clamp(min=0), p_length)
         s, t = fraction(x, p_length), fraction(y, q_length)
         p_size, q_size = (
-            torch.stack(ends).square().sum(-1).amax(0) for ends in ((p0, p1), (q0, q1))
+            torch.stack(endpoints).square().sum(-1).amax(0) for endpoints in ((p0, p1), (q0, q1))
         )
         size = torch.maximum(p_size.unsqueeze(1), q_size)
     inner = (1 - s) * ((1 - t) * (p0 @ q0.T) + t * (p0 @ q1.T))
@@ -177,8 +177,8 @@ def _sq_on_segment(s: Tensor, p0: Tensor, p1: Tensor, shape: tuple[int, int]) ->
 
 def _all_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
     if not values_readable(p0):
-        ends = torch.broadcast_tensors(p0.unsqueeze(1), p1.unsqueeze(1), q0, q1)  # type: ignore[no-untyped-call]
-        return measure_arcs(torch.stack(ends, -2)).distance
+        endpoints = torch.broadcast_tensors(p0.unsqueeze(1), p1.unsqueeze(1), q0, q1)  # type: ignore[no-untyped-call]
+        return measure_arcs(torch.stack(endpoints, -2)).distance
     units = [normalized(x) for x in (p0, p1, q0, q1)]
     sq = 2 - 2 * arc_cosines(*units)
     with torch.no_grad():

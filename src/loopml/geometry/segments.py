@@ -92,9 +92,9 @@ def solve_box(segments: Differences) -> tuple[Tensor, Tensor]:
     return fraction(x, p_length), fraction(y, q_length)
 
 
-def nearest_on_segments(ends: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_on_segments(endpoints: Tensor) -> tuple[Tensor, Tensor]:
     """Fractions (s, t) of the nearest points, from the endpoints p0, p1, q0, q1: (..., 4, d)."""
-    s, t = solve_box(differences_of(*ends.detach().unbind(-2)))
+    s, t = solve_box(differences_of(*endpoints.detach().unbind(-2)))
     return s.squeeze(-1), t.squeeze(-1)
 
 
@@ -160,9 +160,9 @@ def closest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Close
         (0.5, 0.25, 1.0)
     """
     check_endpoints({"p0": p0, "p1": p1, "q0": q0, "q1": q1})
-    ends = wide(stacked(p0, p1, q0, q1))
-    s, t, distance = measure_segments(*ends.unbind(-2))
-    point_p, point_q = mixed(torch.stack([1 - s, s, 1 - t, t], -1), ends).unbind(-2)
+    endpoints = wide(stacked(p0, p1, q0, q1))
+    s, t, distance = measure_segments(*endpoints.unbind(-2))
+    point_p, point_q = mixed(torch.stack([1 - s, s, 1 - t, t], -1), endpoints).unbind(-2)
     return narrowed(Closest(s, t, point_p, point_q, distance), p0.dtype)
 
 

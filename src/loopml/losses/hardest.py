@@ -50,13 +50,13 @@ def nearest_rows(gram: Tensor, batch: Batch) -> Hardest:
 
 
 @torch.no_grad()
-def nearest_curves(curve: Curve, gram: Tensor, pairing: Pairing, labels: Tensor) -> Hardest:
+def nearest_curves(kind: Curve, gram: Tensor, pairing: Pairing, labels: Tensor) -> Hardest:
     """Over all curves through an anchor, or over its own points where curves are samples."""
-    if isinstance(curve, Samples):
-        return _nearest_to_own_points(curve, gram, pairing, labels)
+    if isinstance(kind, Samples):
+        return _nearest_to_own_points(kind, gram, pairing, labels)
     # A curve belongs to both of its ends: it is searched once.
     rows, cols, n = pairing.positives, pairing.negatives, len(labels)
-    index, value = curve.nearest(gram, rows, cols, 1)
+    index, value = kind.nearest(gram, rows, cols, 1)
     pair, found = smallest_per_group(value[pairing.curve, 0], pairing.anchor, n)
     which = pairing.curve[pair]
     if len(rows.first) > n:  # what is measured are then the curves that the anchors chose
@@ -66,24 +66,24 @@ def nearest_curves(curve: Curve, gram: Tensor, pairing: Pairing, labels: Tensor)
 
 
 def _nearest_to_own_points(
-    curve: Samples, gram: Tensor, pairing: Pairing, labels: Tensor
+    kind: Samples, gram: Tensor, pairing: Pairing, labels: Tensor
 ) -> Hardest:
     """Over the anchor and the points between it and its positives.
 
     The points between belong to both ends of a pair; the anchor belongs to itself.
     """
-    rows = torch.arange(len(labels), device=labels.device)
-    alone = Pairs(rows, rows, labels)
-    index, value = curve.start().nearest(gram, alone, pairing.negatives, 1)
+    own = torch.arange(len(labels), device=labels.device)
+    alone = Pairs(own, own, labels)
+    index, value = kind.start().nearest(gram, alone, pairing.negatives, 1)
     # An anchor that is itself the nearest is measured with any of its positives.
-    partner = rows.scatter_reduce(0, pairing.anchor, pairing.positive, "amax", include_self=False)
-    anchor, positive = rows, partner
-    if curve.between().p_fractions:
-        between, values = curve.between().nearest(gram, pairing.positives, pairing.negatives, 1)
-        anchor = torch.cat([rows, pairing.anchor])
+    partner = own.scatter_reduce(0, pairing.anchor, pairing.positive, "amax", include_self=False)
+    anchor, positive = own, partner
+    if kind.between().p_fractions:
+        between, values = kind.between().nearest(gram, pairing.positives, pairing.negatives, 1)
+        anchor = torch.cat([own, pairing.anchor])
         positive = torch.cat([partner, pairing.positive])
         index = torch.cat([index, between[pairing.curve]])
         value = torch.cat([value, values[pairing.curve]])
     pair, found = smallest_per_group(value[:, 0], anchor, len(labels))
     negative = pairing.negatives.take(index[pair, 0].clamp(min=0))
-    return Hardest(Negatives(rows, positive[pair], negative), rows, found)
+    return Hardest(Negatives(own, positive[pair], negative), own, found)

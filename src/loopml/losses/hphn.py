@@ -116,8 +116,8 @@ class HPHNTripletLoss(MinedLoss):
     def elements(self, batch: Batch) -> Elements | None:
         """One element per row of the batch; it counts where the row is an anchor."""
         space, synthesizer = space_of(self.distance), self.synthesizer
-        curve = ROW if synthesizer is None else synthesizer.curve_in(space)
-        points = points_of(space, curve, batch)
+        kind = ROW if synthesizer is None else synthesizer.curve_in(space)
+        points = points_of(space, kind, batch)
         positive = farthest_positive(points.gram, batch)
         if synthesizer is None:
             hardest = nearest_rows(points.gram, batch)
@@ -125,20 +125,20 @@ class HPHNTripletLoss(MinedLoss):
             pairing = pair_up(synthesizer.pairing, batch, gram=points.gram)
             if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
                 return None
-            hardest = nearest_curves(curve, points.gram, pairing, batch.labels)
+            hardest = nearest_curves(kind, points.gram, pairing, batch.labels)
             # An anchor is measured with the points between, without its positive.
-            curve = curve.without_end() if isinstance(curve, Samples) else curve
+            kind = kind.without_end() if isinstance(kind, Samples) else kind
         negatives, which, found = hardest
         valid = found & (positive >= 0)
         if synthesizer is None:
             nearest = measure_rows(points, negatives)
         else:
-            nearest = measure(curve, points, negatives)
+            nearest = measure(kind, points, negatives)
         if self.collect_stats:
-            self._record(points, curve, negatives, nearest, which[valid])
+            self._record(points, kind, negatives, nearest, which[valid])
         anchor = torch.arange(len(batch.labels), device=batch.labels.device)
-        rows = torch.stack([anchor, positive.clamp(min=0)], 1)
-        d_ap = distance_of(difference(points.seen, rows))
+        ends = torch.stack([anchor, positive.clamp(min=0)], 1)
+        d_ap = distance_of(difference(points.seen, ends))
         d_an = nearest.distance.index_select(0, which)
         power = properties_of(self.distance).power
         if power != 1:
@@ -150,7 +150,7 @@ class HPHNTripletLoss(MinedLoss):
         return Elements(losses, valid, (anchor,), "element")
 
     def _record(
-        self, points: Points, curve: Curve, negatives: Negatives, nearest: Nearest, counted: Tensor
+        self, points: Points, kind: Curve, negatives: Negatives, nearest: Nearest, counted: Tensor
     ) -> None:
         """Keep the stats of the ``counted`` ones of the negatives."""
         stats = stats_of(
@@ -159,7 +159,7 @@ class HPHNTripletLoss(MinedLoss):
             nearest.weights[counted],
             nearest.distance[counted],
             len(counted),
-            from_anchor=isinstance(curve, Samples),
+            from_anchor=isinstance(kind, Samples),
         )
         for name, value in stats.items():
             setattr(self, name, value)

@@ -115,7 +115,7 @@ class NPairLoss(MinedLoss):
         """One element per positive pair; it counts where there is a negative."""
         synthesizer = self.synthesizer
         space = space_of(self.distance)
-        seen = seen_by(space, batch.rows())
+        seen = seen_by(space, batch.all_embeddings())
         located = seen.detach()
         pairing = "auto" if synthesizer is None else synthesizer.pairing
         rows, cols = pair_up(pairing, batch, gram=located @ located.T, similarity=True)[:2]
@@ -124,8 +124,8 @@ class NPairLoss(MinedLoss):
         if synthesizer is None:
             products = Products(seen, _products_of_ends)
         else:
-            curve = synthesizer.curve_in(space)
-            products = curve.products(curve.place(seen))
+            kind = synthesizer.curve_in(space)
+            products = kind.products(kind.place(seen))
         # Whether there is a negative: the labels of the columns are not all the row's.
         valid = (rows.label != cols.label.amin()) | (rows.label != cols.label.amax())
         positive = (seen[rows.first] * seen[rows.second]).sum(1)

@@ -72,8 +72,19 @@ def arc_terms(gram: Tensor, pairs: Pairs) -> Tensor:
     sq = torch.stack([sq_sum + 2 * cos, sq_sum - 2 * cos])
     # Without a middle or a direction, the endpoints stand for the arc.
     per = inverse_length(sq, rounding(gram.dtype))
-    per_sin = 2 * per[0] * per[1]
-    return torch.cat([per * sq / 2, per, torch.stack([per_sin, cos * per_sin])])
+    (cos_half, sin_half), (per_middle, per_along) = per * sq / 2, per
+    per_sin = 2 * per_middle * per_along
+    return torch.stack(
+        ArcTerms(cos_half, sin_half, per_middle, per_along, per_sin, cot=cos * per_sin)
+    )
+
+
+class SampleTerms(NamedTuple):
+    """The terms of sampled points: (k, p) each, or with axes that broadcast."""
+
+    weight0: Tensor  # of the first endpoint in each point
+    weight1: Tensor  # of the second
+    square: Tensor  # of the point
 
 
 class Reach(NamedTuple):
@@ -249,7 +260,7 @@ def weigh_samples(
     own = w0 * w0 * sq0 + w1 * w1 * sq1
     sq = own + 2 * w0 * w1 * inner
     if not normalize:
-        return torch.stack([w0.expand_as(sq), w1.expand_as(sq), sq])
+        return torch.stack(SampleTerms(w0.expand_as(sq), w1.expand_as(sq), square=sq))
     between = (w0 > 0) & (w1 > 0)
     # The threshold is that of arcs where both weights are 1/2.
     none = sq <= (rounding(sq.dtype) / 2 * own).clamp(min=torch.finfo(sq.dtype).tiny)
@@ -260,7 +271,7 @@ def weigh_samples(
     weights = (w0 * scale).masked_fill(first, 1), (w1 * scale).masked_fill(first, 0)
     w0, w1 = weights[0].masked_fill(second, 0), weights[1].masked_fill(second, 1)
     square = torch.where(first, sq0, torch.where(second, sq1, sq * scale * scale))
-    return torch.stack([w0, w1, square])
+    return torch.stack(SampleTerms(w0, w1, square))
 
 
 def sample_terms(

@@ -38,97 +38,94 @@ def _sqrt(x):
 
 @triton.jit
 def _at_least_zero(x):
-    """``x`` without the negatives of rounding; a maximum would turn NaN into 0, the nearest."""
+    """``x`` without its negatives; a maximum would turn NaN into 0."""
     return tl.where(x < 0.0, 0.0, x)
 
 
 @triton.jit
-def _in_frame(end0, end1, per_middle, per_along):
-    """Components along the middle and the direction of a curve, from those along its two ends."""
-    return (end0 + end1) * per_middle, (end1 - end0) * per_along
-
-
-@triton.jit
-def _sq_inside(x, y, cos_half, sin_half):
-    """Squared inner product of (x, y) with its direction, -1 where the cone does not hold that."""
-    outside = tl.abs(y) * cos_half >= x * sin_half
-    return tl.where(outside, -1.0, x * x + y * y)
+def _arc_to_point(first, second, per_sin, cot):
+    """The largest product of a point on an arc with a given point, squared with its sign."""
+    larger = tl.maximum(first, second)
+    towards = _at_least_zero(tl.minimum(first, second) * per_sin - larger * cot)
+    return tl.abs(larger) * larger + towards * towards
 
 
 @triton.jit
 def _arc_scores(p0q0, p0q1, p1q0, p1q1, p_terms, r, q_terms, c):
-    """Minus the largest inner product of two arcs: the best of corners, edges and interior."""
+    """The largest product of two arcs, squared with its sign: the best of edges and interior."""
     p_cos, p_sin = tl.load(p_terms), tl.load(p_terms + r)
     p_per_middle, p_per_along = tl.load(p_terms + 2 * r), tl.load(p_terms + 3 * r)
+    p_per_sin, p_cot = tl.load(p_terms + 4 * r), tl.load(p_terms + 5 * r)
     q_cos, q_sin = tl.load(q_terms), tl.load(q_terms + c)
     q_per_middle, q_per_along = tl.load(q_terms + 2 * c), tl.load(q_terms + 3 * c)
-    corner = tl.maximum(tl.maximum(p0q0, p0q1), tl.maximum(p1q0, p1q1))
-    # Edges: the arc of p against each end of q, then each end of p against the arc of q.
-    x0, y0 = _in_frame(p0q0, p1q0, p_per_middle, p_per_along)
-    x1, y1 = _in_frame(p0q1, p1q1, p_per_middle, p_per_along)
-    sq = tl.maximum(_sq_inside(x0, y0, p_cos, p_sin), _sq_inside(x1, y1, p_cos, p_sin))
-    x, y = _in_frame(p0q0, p0q1, q_per_middle, q_per_along)
-    sq = tl.maximum(sq, _sq_inside(x, y, q_cos, q_sin))
-    x, y = _in_frame(p1q0, p1q1, q_per_middle, q_per_along)
-    sq = tl.maximum(sq, _sq_inside(x, y, q_cos, q_sin))
+    q_per_sin, q_cot = tl.load(q_terms + 4 * c), tl.load(q_terms + 5 * c)
+    edge = tl.maximum(
+        tl.maximum(
+            _arc_to_point(p0q0, p1q0, p_per_sin, p_cot), _arc_to_point(p0q1, p1q1, p_per_sin, p_cot)
+        ),
+        tl.maximum(
+            _arc_to_point(p0q0, p0q1, q_per_sin, q_cot), _arc_to_point(p1q0, p1q1, q_per_sin, q_cot)
+        ),
+    )
     # Interior: the top left singular vector u of the frame products M, and its answer v = M^T u.
-    xx, xy = _in_frame(x0, x1, q_per_middle, q_per_along)
-    yx, yy = _in_frame(y0, y1, q_per_middle, q_per_along)
-    cosine = (xx * xx + xy * xy) - (yx * yx + yy * yy)
+    x0, x1 = (p0q0 + p1q0) * p_per_middle, (p0q1 + p1q1) * p_per_middle
+    y0, y1 = (p1q0 - p0q0) * p_per_along, (p1q1 - p0q1) * p_per_along
+    xx, xy = (x0 + x1) * q_per_middle, (x1 - x0) * q_per_along
+    yx, yy = (y0 + y1) * q_per_middle, (y1 - y0) * q_per_along
+    ux = xx * xx + xy * xy - yx * yx - yy * yy
     uy = 2.0 * (xx * yx + xy * yy)
-    ux = _sqrt(cosine * cosine + uy * uy) + cosine
+    ux += _sqrt(ux * ux + uy * uy)
+    vx, vy = xx * ux + yx * uy, xy * ux + yy * uy
+    inside = (tl.abs(uy) * p_cos < ux * p_sin) & (tl.abs(vy) * q_cos < vx * q_sin)
     sq_u = ux * ux + uy * uy
-    # Where u underflows every direction is as good, and so are the edges.
-    on_p = (tl.abs(uy) * p_cos < ux * p_sin) & (sq_u > 0.0)
-    sq_v = _sq_inside(xx * ux + yx * uy, xy * ux + yy * uy, q_cos, q_sin)
-    sq = tl.maximum(sq, tl.where(on_p, sq_v, -1.0) / tl.where(on_p, sq_u, 1.0))
-    return -tl.where(sq > 0.0, tl.maximum(corner, _sqrt(tl.maximum(sq, 0.0))), corner)
+    # Where the square of u underflows, all products are as good as zero.
+    interior = (vx * vx + vy * vy) / tl.where(sq_u > 0.0, sq_u, 1.0)
+    return tl.where(inside, tl.maximum(edge, interior), edge)
 
 
 @triton.jit
 def _sq_to_segment(sq_to0, sq_to1, sq_length, per_sq_length):
     """Squared distance of a point to a segment, from its squared distances to both ends."""
-    # Twice the length times the foot's offset from the middle, positive towards the end.
-    offset = sq_to0 - sq_to1
-    foot = (sq_to0 + sq_to1) / 2.0 - (sq_length + offset * offset * per_sq_length) / 4.0
-    sq_end = tl.minimum(sq_to0, sq_to1)
-    return tl.where(tl.abs(offset) < sq_length, tl.minimum(sq_end, foot), sq_end)
+    fraction = ((sq_to0 - sq_to1) * per_sq_length + 1.0) * 0.5
+    fraction = tl.where(fraction > 1.0, 1.0, _at_least_zero(fraction))
+    rest = 1.0 - fraction
+    return rest * sq_to0 + fraction * sq_to1 - fraction * rest * sq_length
 
 
 @triton.jit
 def _segment_scores(p0q0, p0q1, p1q0, p1q1, p_terms, r, q_terms, c):
-    """Squared distance of two segments: the least of the four edges and the interior."""
+    """Minus the squared distance of two segments: the least of the four edges and the interior."""
     sq_p0, sq_p1 = tl.load(p_terms), tl.load(p_terms + r)
     sq_q0, sq_q1 = tl.load(q_terms), tl.load(q_terms + c)
     sq_p, per_sq_p = tl.load(p_terms + 2 * r), tl.load(p_terms + 3 * r)
     sq_q, per_sq_q = tl.load(q_terms + 2 * c), tl.load(q_terms + 3 * c)
     sq00, sq01 = sq_p0 + sq_q0 - 2.0 * p0q0, sq_p0 + sq_q1 - 2.0 * p0q1
     sq10, sq11 = sq_p1 + sq_q0 - 2.0 * p1q0, sq_p1 + sq_q1 - 2.0 * p1q1
-    best = _sq_to_segment(sq00, sq10, sq_p, per_sq_p)
-    best = tl.minimum(best, _sq_to_segment(sq01, sq11, sq_p, per_sq_p))
-    best = tl.minimum(best, _sq_to_segment(sq00, sq01, sq_q, per_sq_q))
-    best = tl.minimum(best, _sq_to_segment(sq10, sq11, sq_q, per_sq_q))
+    least = _sq_to_segment(sq00, sq10, sq_p, per_sq_p)
+    least = tl.minimum(least, _sq_to_segment(sq01, sq11, sq_p, per_sq_p))
+    least = tl.minimum(least, _sq_to_segment(sq00, sq01, sq_q, per_sq_q))
+    least = tl.minimum(least, _sq_to_segment(sq10, sq11, sq_q, per_sq_q))
     # With m the difference of the middles and u, v the two segments as vectors:
     uv = (sq01 + sq10 - sq00 - sq11) / 2.0
     um = (sq10 + sq11 - sq00 - sq01) / 4.0
     vm = (sq00 + sq10 - sq01 - sq11) / 4.0
     det = sq_p * sq_q - uv * uv
-    s = (uv * vm - um * sq_q) / tl.where(det > 0.0, det, 1.0)  # from the middle, in lengths
-    # At a small angle s is rounding. It does no harm where t answers it; a t from det would be
+    x = (uv * vm - um * sq_q) / tl.where(det > 0.0, det, 1.0)  # from the middle, in lengths
+    # At a small angle x is rounding. It does no harm where y answers it; a y from det would be
     # rounding of its own, and the two together nearer than the segments are.
-    t = (vm + s * uv) * per_sq_q
-    inside = (det > 0.0) & (tl.abs(s) < 0.5) & (tl.abs(t) < 0.5)
+    y = (vm + x * uv) * per_sq_q
+    inside = (det > 0.0) & (tl.abs(x) < 0.5) & (tl.abs(y) < 0.5)
     sq_middles = (sq00 + sq01 + sq10 + sq11 - sq_p - sq_q) / 4.0
-    interior = sq_middles + (s * um - t * vm)
-    return _at_least_zero(tl.where(inside, tl.minimum(best, interior), best))
+    interior = sq_middles + x * um - y * vm
+    return -_at_least_zero(tl.where(inside, tl.minimum(least, interior), least))
 
 
 @triton.jit
 def _sample_scores(
     p0q0, p0q1, p1q0, p1q1, p_terms, r, p_points, q_terms, c, q_points, similarity: tl.constexpr
 ):
-    """The lowest score over all points of one pair and all points of the other."""
-    best = tl.full(p0q0.shape, float("inf"), p0q0.dtype)
+    """The highest score over all points of one pair and all points of the other."""
+    best = tl.full(p0q0.shape, -float("inf"), p0q0.dtype)
     for i in range(p_points):
         w0, w1 = tl.load(p_terms + i * r), tl.load(p_terms + (p_points + i) * r)
         sq_p = tl.load(p_terms + (2 * p_points + i) * r)
@@ -138,8 +135,8 @@ def _sample_scores(
             v0, v1 = tl.load(q_terms + j * c), tl.load(q_terms + (q_points + j) * c)
             sq_q = tl.load(q_terms + (2 * q_points + j) * c)
             inner = pq0 * v0 + pq1 * v1
-            score = -inner if similarity else _at_least_zero(sq_p + sq_q - 2.0 * inner)
-            best = tl.minimum(best, score)
+            score = inner if similarity else -_at_least_zero(sq_p + sq_q - 2.0 * inner)
+            best = tl.maximum(best, score)
     return best
 
 
@@ -150,15 +147,15 @@ def _search(
     col_first, col_second, col_label, col_terms, c, q_points, index, value,
     kind: tl.constexpr, block_rows: tl.constexpr, block_cols: tl.constexpr,
 ):  # fmt: skip
-    """The lowest score, and its lowest column, for each row curve of a block."""
-    # Curves past the end repeat the last one, which changes no minimum and needs no mask.
+    """The highest score as a value, and its lowest column, for each row curve of a block."""
+    # Curves past the end repeat the last one, which changes no maximum and needs no mask.
     row = tl.minimum(tl.program_id(0) * block_rows + tl.arange(0, block_rows), r - 1)
     # Indices are int64, and so are these offsets: n * n can pass 2^31.
     p0 = gram + tl.load(row_first + row)[:, None] * n
     p1 = gram + tl.load(row_second + row)[:, None] * n
     p_label = tl.load(row_label + row)[:, None]
     p_terms = row_terms + row[:, None]
-    best = tl.full((block_rows, block_cols), float("inf"), gram.dtype.element_ty)
+    best = tl.full((block_rows, block_cols), -float("inf"), gram.dtype.element_ty)
     winner = tl.full((block_rows, block_cols), -1, tl.int32)
     for start in range(0, c, block_cols):
         col = tl.minimum(start + tl.arange(0, block_cols), c - 1)[None, :]
@@ -176,14 +173,16 @@ def _search(
                 kind == "products",
             )  # fmt: skip
         # Strictly nearer, so that each lane keeps the first of equal columns.
-        nearer = (score < best) & (p_label != q_label)
+        nearer = (score > best) & (p_label != q_label)
         best = tl.where(nearer, score, best)
         winner = tl.where(nearer, col, winner)
-    nearest = tl.min(best, axis=1)
-    # A row that has no column is inf in every lane, where the winner is -1.
-    first = tl.min(tl.where(best == nearest[:, None], winner, c), axis=1)
+    lowest = tl.min(-best, axis=1)
+    # A row that has no column is -inf in every lane, where the winner is -1.
+    first = tl.min(tl.where(-best == lowest[:, None], winner, c), axis=1)
     tl.store(index + row, first)
-    tl.store(value + row, nearest)
+    if kind == "arcs":  # minus the product, of minus its square with its sign
+        lowest = tl.where(lowest < 0.0, -1.0, 1.0) * _sqrt(tl.abs(lowest))
+    tl.store(value + row, lowest)
 
 
 def _launch(
