@@ -125,6 +125,7 @@ def test_the_full_batch_must_have_a_finite_gradient_too(monkeypatch: pytest.Monk
 # --- the run and its report --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_smoke_measures_every_case_in_every_part(smoke: Path) -> None:
     rows = results.read(smoke)
     assert {row.case for row in rows} == set(CASES)
@@ -146,6 +147,7 @@ def test_a_case_is_left_out_of_batches_too_large_for_it() -> None:
         assert {case.name for case in experiment.cases} >= set(suites.YARDSTICKS)
 
 
+@pytest.mark.slow
 def test_report_has_all_sections_the_figure_and_the_missed_target(
     smoke: Path, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ def steps(lines: list[str]) -> list[int]:
     return [int(match[1]) for match in found]
 
 
+@pytest.mark.slow
 def test_plain_loop_needs_no_other_file(tmp_path: Path) -> None:
     """Alone in a folder it trains, and tells classes apart that it never saw."""
     script = shutil.copy(plain_loop.__file__, tmp_path)

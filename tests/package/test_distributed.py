@@ -50,6 +50,8 @@ APART = torch.tensor([[0, 1, 1, 0, 2, 0, 2, 1], [3, 4, 3, 4, 5, 5, 3, 9]])
 
 TOL = {"rtol": 1e-6, "atol": 1e-6}
 
+pytestmark = pytest.mark.slow  # the two processes train with every loss
+
 
 def synthetic(loss: type, synthesizer: Callable[[], Any], **options: Any) -> Callable[..., Any]:
     return lambda **more: SyntheticLoss(loss(**options, **more), synthesizer())

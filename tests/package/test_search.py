@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -121,6 +122,26 @@ KINDS = ("arcs", "segments", "samples normalized", "samples", "products normaliz
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 5e-6}
 
 
+# Embeddings, row curves, column curves and the value of each with each.
+Problem = tuple[Tensor, Pairs, Pairs, Tensor]
+
+
+@cache
+def problems(family: str, kind: str, dtype: torch.dtype) -> list[Problem]:
+    """One for each layout, solved once for all paths."""
+    made = []
+    for d, layout in zip((2, 5, 16, 8, 4, 6), LABELS, strict=True):
+        x = rows_of(family, 26, d).to(dtype)
+        x = unit(x) if kind == "arcs" else x
+        cols = curves_of(LABELS[layout](len(x)))
+        rows = cols.take(slice(len(cols.first) // 2))
+        wide = unit(x.double()) if kind == "arcs" else x.double()
+        values = reference(kind, wide, rows, cols)
+        values = values.where(rows.label.unsqueeze(1) != cols.label, torch.inf)
+        made.append((x, rows, cols, values))
+    return made
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["64", "32"])
 @pytest.mark.parametrize("path", ["grid", "list", "grid after bounds"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,16 +151,8 @@ def test_misses_no_nearer_curve(
 ) -> None:
     """What is found has the least value of all, whatever was left out."""
     take_path(path, monkeypatch)
-    for d, layout in zip((2, 5, 16, 8, 4, 6), LABELS, strict=True):
-        x = rows_of(family, 26, d).to(dtype)
-        x = unit(x) if kind == "arcs" else x
-        labels = LABELS[layout](len(x))
-        cols = curves_of(labels)
-        rows = cols.take(slice(len(cols.first) // 2))
+    for x, rows, cols, values in problems(family, kind, dtype):
         index, value = found(kind, x @ x.T, rows, cols)
-        wide = unit(x.double()) if kind == "arcs" else x.double()
-        values = reference(kind, wide, rows, cols)
-        values = values.where(rows.label.unsqueeze(1) != cols.label, torch.inf)
         least = values.amin(1, keepdim=True)
         rough = dtype == torch.float32 and (family == "one great circle" or "negative" in family)
         tolerance = {"atol": 5e-3 if rough else TOLERANCE[dtype], "rtol": 1e-6}
@@ -444,22 +457,31 @@ def by_distance(kind: str, x: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
     return least
 
 
-@pytest.mark.parametrize("path", ["grid", "list"])
-@pytest.mark.parametrize("layout", LABELS)
-@pytest.mark.parametrize("kind", AS_DIRECTIONS)
-@pytest.mark.parametrize("zeros", [[0, 1], list(range(0, 20, 2))], ids=str)
-def test_zero_rows_are_compared_by_distance(
-    zeros: list[int], kind: str, layout: str, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At 1 from a unit vector and 0 from another zero row, for the nearest and for several."""
-    take_path(path, monkeypatch)
+@cache
+def problems_with_zeros(zeros: tuple[int, ...], kind: str, layout: str) -> list[Problem]:
+    """One for each family, solved once for all paths."""
+    made = []
     for family in ("random", "negative products", "clustered"):
         x = rows_of(family, 20, 4)
-        x[zeros] = 0
+        x[list(zeros)] = 0
         curves = curves_of(LABELS[layout](20))
         cols = curves.take(torch.randperm(len(curves.first)))
         values = by_distance(kind, x, curves, cols)
         values = values.where(curves.label.unsqueeze(1) != cols.label, torch.inf)
+        made.append((x, curves, cols, values))
+    return made
+
+
+@pytest.mark.parametrize("path", ["grid", "list"])
+@pytest.mark.parametrize("layout", LABELS)
+@pytest.mark.parametrize("kind", AS_DIRECTIONS)
+@pytest.mark.parametrize("zeros", [(0, 1), tuple(range(0, 20, 2))], ids=str)
+def test_zero_rows_are_compared_by_distance(
+    zeros: tuple[int, ...], kind: str, layout: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 1 from a unit vector and 0 from another zero row, for the nearest and for several."""
+    take_path(path, monkeypatch)
+    for x, curves, cols, values in problems_with_zeros(zeros, kind, layout):
         for k in (1, 4):
             index, value = searched(kind, x @ x.T, curves, cols, k)
             if kind == "arcs":
