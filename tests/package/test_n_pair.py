@@ -104,6 +104,26 @@ def test_normalised_products_are_those_of_arcs(distance: CosineSimilarity) -> No
     torch.testing.assert_close(found, torch.autograd.grad(wanted, embeddings)[0])
 
 
+def test_segments_between_unit_vectors_are_largest_at_their_ends() -> None:
+    """A product of two segments is bilinear: no pair of points inside beats the best corner."""
+    labels = LAYOUTS[1]
+    embeddings, targets = batch(labels)
+    unit = torch.nn.functional.normalize(embeddings.detach()).numpy()
+    fractions = np.linspace(0, 1, 41)[:, None]
+    (pairs, negatives), elements = curves(labels), []
+    for a, p in pairs:
+        total = 1.0
+        for q0, q1 in negatives:
+            if labels[q0] != labels[a]:
+                on_p = (1 - fractions) * unit[a] + fractions * unit[p]
+                on_q = (1 - fractions) * unit[q0] + fractions * unit[q1]
+                total += np.exp((on_p @ on_q.T).max() - unit[a] @ unit[p])
+        elements.append(np.log(total))
+    miner = LoOpMiner(geometry="segment")
+    loss = NPairLoss(synthesizer=miner, distance=CosineSimilarity())(embeddings, targets)
+    np.testing.assert_allclose(loss.item(), np.mean(elements), rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", SYNTHESIZERS)
 @pytest.mark.parametrize(
     "distance", [DotProductSimilarity(normalize_embeddings=False), CosineSimilarity()]

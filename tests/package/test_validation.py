@@ -1,5 +1,8 @@
 """Bad arguments are refused with an error that names them."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -368,3 +371,41 @@ def test_tuples_of_ones_own_do_not_replace_labels(call: str) -> None:
         with pytest.raises(TypeError, match=r"labels must be given.*mined.*indices_tuple"):
             CALLS[call](x, **arguments)
     TripletMarginLoss()(x, indices_tuple=triplets)  # what the message sends to
+
+
+PAIRWISE: dict[str, Callable[..., Any]] = {
+    "miner": LoOpMiner(pairing="consecutive"),
+    "synthesize": LoOpMiner(pairing="consecutive").synthesize,
+    "expansion": EmbeddingExpansion(pairing="consecutive"),
+    "hphn": HPHNTripletLoss(synthesizer=LoOpMiner(pairing="consecutive")),
+    "n-pair": NPairLoss(synthesizer=LoOpMiner(pairing="consecutive")),
+    "synthetic": SyntheticLoss(TripletMarginLoss(), LoOpMiner(pairing="consecutive")),
+}
+
+
+@pytest.mark.parametrize("call", PAIRWISE)
+def test_consecutive_rows_are_those_of_the_batch(call: str) -> None:
+    """References have no rows (0, 1), (2, 3), ... of their own; those that are the batch have."""
+    x, labels = good()
+    PAIRWISE[call](x, labels)
+    PAIRWISE[call](x, labels, ref_emb=x, ref_labels=labels)
+    with pytest.raises(ValueError, match="use pairing='auto' or pairing='all'"):
+        PAIRWISE[call](x, labels, ref_emb=x.clone(), ref_labels=labels)
+
+
+@pytest.mark.parametrize(("setting", "looks"), [("1", True), ("0", False), (None, False)])
+def test_values_are_checked_everywhere_where_the_environment_says_so(
+    setting: str | None, looks: bool
+) -> None:
+    """On the CPU always; on another device, for which meta stands here, under the variable."""
+    code = (
+        "import torch; from loopml._checks import values_readable; "
+        "print(values_readable(torch.empty(1)), values_readable(torch.empty(1, device='meta')))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "LOOPML_CHECK_VALUES"}
+    if setting is not None:
+        environment["LOOPML_CHECK_VALUES"] = setting
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", str(looks)]

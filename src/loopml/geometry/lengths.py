@@ -75,6 +75,11 @@ def numbers(values: Sequence[float], *, like: Tensor) -> Tensor:
     return torch.tensor(list(values), dtype=like.dtype, device=like.device)
 
 
+def over(x: Tensor, length: Tensor) -> Tensor:
+    """``x / length``; ``x`` itself, which is 0 then, where the length is 0."""
+    return x / torch.where(length > 0, length, 1)
+
+
 def direction_of(x: Tensor, least: float) -> Tensor:
     """``x / max(|x|, least)`` along the last axis; a zero vector stays zero, without a gradient."""
     if is_traced(x):
@@ -131,5 +136,5 @@ def normalized(x: Tensor) -> Tensor:
     """``x`` over its length along the last axis; a zero vector stays zero, with a zero gradient."""
     # Dividing by the largest coordinate first keeps the squares of 1e-200 and 1e200 representable.
     largest = x.detach().abs().amax(-1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, 1)
+    x = over(x, largest)
     return x / torch.where(largest > 0, x.square().sum(-1, keepdim=True), 1).sqrt()

@@ -25,10 +25,10 @@ from loopml.geometry.cones import (
     least_square,
     lengths_of,
 )
-from loopml.geometry.lengths import normalized
+from loopml.geometry.lengths import normalized, over
 from loopml.geometry.packing import wide
 from loopml.geometry.recompute import recomputed
-from loopml.geometry.segments import fraction, length_and_direction, measure_segments
+from loopml.geometry.segments import length_and_direction, measure_segments
 
 # Numbers in the vectors of the pairs in a block, if all of them have to be measured.
 _BLOCK = 1 << 20
@@ -156,7 +156,7 @@ def _segments_by_products(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> tup
         x = ((uv * vr - ur) / ww.clamp(min=_PARALLEL)).clamp(min=0)
         y = torch.minimum((vr + uv * torch.minimum(x, p_length)).clamp(min=0), q_length)
         x = torch.minimum((uv * y - ur).clamp(min=0), p_length)
-        s, t = fraction(x, p_length), fraction(y, q_length)
+        s, t = over(x, p_length), over(y, q_length)
         p_size, q_size = (
             torch.stack(endpoints).square().sum(-1).amax(0) for endpoints in ((p0, p1), (q0, q1))
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from loopml._checks import check_endpoints
 from loopml._types import Closest
-from loopml.geometry.lengths import distance_of
+from loopml.geometry.lengths import distance_of, over
 from loopml.geometry.packing import mixed, narrowed, stacked, wide
 
 
@@ -64,12 +64,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 def length_and_direction(difference: Tensor) -> tuple[Tensor, Tensor]:
     """Length (..., 1) and unit direction (..., d), zero where the segment is a point."""
     length = difference.norm(dim=-1, keepdim=True)
-    return length, difference / torch.where(length > 0, length, 1)
-
-
-def fraction(x: Tensor, length: Tensor) -> Tensor:
-    """``x / length`` for x in [0, length]; 0 on a segment without length."""
-    return x / torch.where(length > 0, length, 1)
+    return length, over(difference, length)
 
 
 @torch.no_grad()
@@ -89,7 +84,7 @@ def solve_box(segments: Differences) -> tuple[Tensor, Tensor]:
     x = torch.minimum(x.clamp(min=0), p_length)
     y = torch.minimum((vr + uv * x).clamp(min=0), q_length)
     x = torch.minimum((uv * (y - vr) - wr).clamp(min=0), p_length)
-    return fraction(x, p_length), fraction(y, q_length)
+    return over(x, p_length), over(y, q_length)
 
 
 def nearest_on_segments(endpoints: Tensor) -> tuple[Tensor, Tensor]:
