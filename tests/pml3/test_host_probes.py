@@ -48,7 +48,7 @@ def answer(question: str, call: Any) -> Any:
     except Exception as error:
         found = error
     shown = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else repr(found)
-    print(f"{question}: {shown}")
+    print(f"{question}: {shown.splitlines()[0]}")
     return found
 
 
@@ -305,6 +305,35 @@ def test_our_losses_on_views_and_with_others(given: Any, build: Any) -> None:
     expected = 3 * build()(x, given.labels, None, given.ref, given.ref_labels)
     torch.testing.assert_close(found, expected, **TOL)
     answer("a list of losses", lambda: losses.MultipleLosses([build()])(x, given.labels))
+
+
+@ours
+def test_our_losses_against_gathered_rows(given: Any, build: Any) -> None:
+    """The losses of two ranks, each of its own anchors, add up to that of the joined batch.
+
+    Those of pairs do not, which have no one anchor: they need only work.
+    """
+    reason = "only the double has a stand-in for two ranks in one process"
+    wrappers = pytest.importorskip("pytorch_metric_learning._wrappers", reason=reason)
+    loss = build(reducer=reducers.SumReducer())
+    halves = (given.x[:4], given.labels[:4]), (given.x[4:], given.labels[4:])
+    found = sum(wrappers.LocalAnchor(loss, *b)(*a) for a, b in (halves, halves[::-1]))
+    assert worked(found)
+    if not isinstance(loss, NPairLoss):
+        torch.testing.assert_close(found, loss(given.x, given.labels), **TOL)
+
+
+def test_lifted_structure_loss_on_synthetic_negatives(given: Any) -> None:
+    """It takes no references, so the negatives are rows of one batch with the real ones."""
+    loss = losses.LiftedStructureLoss(pos_margin=0.1, neg_margin=1.5)
+    for synthesizer in (LoOpMiner(), EmbeddingExpansion()):
+        make = getattr(synthesizer, "synthesize", synthesizer)
+        batch = make(given.x, given.labels)
+        expected = loss(batch.ref_emb, batch.ref_labels, batch.indices_tuple)
+        found = SyntheticLoss(loss, synthesizer)(given.x, given.labels)
+        torch.testing.assert_close(found, expected, **TOL)
+        (gradient,) = torch.autograd.grad(found, given.x)
+        assert gradient.abs().max() > 0
 
 
 RANK = """
