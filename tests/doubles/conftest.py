@@ -1,0 +1,3 @@
+"""The doubles are packages of other names' owners, so pytest must not import them as modules."""
+
+collect_ignore = ["pml3"]
