@@ -15,6 +15,8 @@ import torch
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 from torch import Tensor
 
+from loopml._types import SyntheticBatch
+
 Distance: TypeAlias = distances.BaseDistance
 Loss: TypeAlias = losses.BaseMetricLossFunction
 
@@ -219,6 +221,36 @@ def miner_arguments(third: Any, fourth: Any, fifth: Any) -> MinerArguments:
 def is_unreduced(loss: Any) -> bool:
     """Whether a loss returns its terms as they are."""
     return _DO_NOTHING is not None and isinstance(loss.reducer, _DO_NOTHING)
+
+
+def arguments_for(loss: Any, given: SyntheticBatch, *, own: bool) -> tuple[Any, ...]:
+    """How a loss takes synthetic negatives: as references, if it takes any.
+
+    In release 3 ``LiftedStructureLoss`` takes none, for it reads the negatives of both rows of a
+    positive pair. It gets the batch with the synthetic rows after it.
+
+    Args:
+        loss: a supported loss.
+        given: its arguments with references.
+        own: whether the real references are the batch itself.
+
+    Raises:
+        ValueError: the loss takes no references and there are real ones, or it has a regulariser,
+            which would see the synthetic rows.
+    """
+    if not (_IS_3 and isinstance(loss, losses.LiftedStructureLoss)):
+        return given
+    if not own:
+        raise ValueError(
+            "ref_emb cannot be used with LiftedStructureLoss, which takes no references in "
+            "pytorch-metric-learning 3; use GeneralizedLiftedStructureLoss"
+        )
+    if loss.regularization_terms(given.embeddings):
+        raise ValueError(
+            "LiftedStructureLoss must have no embedding_regularizer in SyntheticLoss under "
+            "pytorch-metric-learning 3: it would see the synthetic rows; add its term yourself"
+        )
+    return given.ref_emb, given.ref_labels, given.indices_tuple
 
 
 def fill_empty(terms: dict[str, Any], zero: Tensor) -> dict[str, Any]:

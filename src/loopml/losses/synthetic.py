@@ -8,7 +8,7 @@ from torch import Tensor
 
 from loopml._checks import values_readable
 from loopml.batch import Batch, batch_of, full_precision
-from loopml.host import Loss, is_unreduced
+from loopml.host import Loss, arguments_for, is_unreduced
 from loopml.losses.mined import MiningLoss, none_of
 from loopml.losses.support import check_supported
 from loopml.spaces import comparable, space_of
@@ -99,15 +99,42 @@ class SyntheticLoss(MiningLoss):
                 the short last one of an epoch. Only where looking costs nothing: on the CPU,
                 outside ``torch.compile`` and ``torch.func``.
         """
-        batch = batch_of(embeddings, labels, ref_emb, ref_labels)
-        space = space_of(self.loss.distance)
-        batch = Batch(comparable(space, batch.embeddings), *batch[1:])
+        batch = self._comparable(embeddings, labels, ref_emb, ref_labels)
         if len(batch.embeddings) == 0:
             return batch.embeddings.sum()  # the mean of a regulariser would be 0 / 0
         with full_precision(batch.embeddings):
-            given = self.synthesizer._synthesize(space, batch, batch.embeddings.dtype)
-            if values_readable(batch.embeddings):
-                self._count_idle(len(given.indices_tuple[0]) == 0)
-                self._warn_if_idle(batch)
-            result = self.loss(*given)
+            arguments = self._arguments(batch)
+            self._warn_if_idle(batch)
+            result = self.loss(*arguments)
         return none_of(batch.embeddings, result) if is_unreduced(self.loss) else result
+
+    def compute_loss(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: Any,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> dict[str, Any]:
+        """The terms of the inner loss, which pytorch-metric-learning 3 can show unreduced."""
+        batch = self._comparable(embeddings, labels, ref_emb, ref_labels)
+        with full_precision(batch.embeddings):
+            terms: dict[str, Any] = self.loss.objective_terms(*self._arguments(batch))
+            return terms
+
+    def regularization_terms(self, embeddings: Tensor) -> dict[str, Any]:
+        """The penalties of the inner loss, which pytorch-metric-learning 3 asks for apart."""
+        terms: dict[str, Any] = self.loss.regularization_terms(embeddings)
+        return terms
+
+    def _comparable(self, *arguments: Any) -> Batch:
+        batch = batch_of(*arguments)
+        return Batch(comparable(space_of(self.loss.distance), batch.embeddings), *batch[1:])
+
+    def _arguments(self, batch: Batch) -> tuple[Any, ...]:
+        """What the inner loss is called with."""
+        space = space_of(self.loss.distance)
+        given = self.synthesizer._synthesize(space, batch, batch.embeddings.dtype)
+        if values_readable(batch.embeddings):
+            self._count_idle(len(given.indices_tuple[0]) == 0)
+        return arguments_for(self.loss, given, own=batch.ref_emb is None)
