@@ -12,12 +12,12 @@ from pytorch_metric_learning.distances import (
     DotProductSimilarity,
     LpDistance,
 )
-from pytorch_metric_learning.reducers import DoNothingReducer
 from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import Tensor
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
 from loopml.geometry import pairwise_arc_distance
+from tests.oracles.hosts import unreduced
 
 LAYOUTS = ([0, 0, 1, 1, 2, 2], [3, 1, 3, 2, 1, 3, 5, 1])
 SYNTHESIZERS: dict[str, Callable[[], LoOpMiner | EmbeddingExpansion | None]] = {
@@ -71,8 +71,8 @@ def expected(x: np.ndarray, labels: list[int], kind: str) -> list[float]:
 @pytest.mark.parametrize("kind", SYNTHESIZERS)
 def test_elements_are_those_of_the_definition(kind: str, labels: list[int]) -> None:
     embeddings, targets = batch(labels)
-    loss = NPairLoss(synthesizer=SYNTHESIZERS[kind](), reducer=DoNothingReducer())
-    elements = loss(embeddings, targets)["loss"]
+    loss = NPairLoss(synthesizer=SYNTHESIZERS[kind]())
+    elements = unreduced(loss, embeddings, targets)["loss"]
     wanted = expected(embeddings.detach().numpy(), labels, kind)
     np.testing.assert_allclose(elements["losses"].detach().numpy(), wanted, rtol=1e-12)
     assert list(zip(*(i.tolist() for i in elements["indices"]), strict=True)) == curves(labels)[0]
@@ -87,7 +87,9 @@ def test_plain_is_the_n_pair_loss_of_pml() -> None:
     )
 
 
-@pytest.mark.parametrize("distance", [CosineSimilarity(), DotProductSimilarity()])
+@pytest.mark.parametrize(
+    "distance", [CosineSimilarity(), DotProductSimilarity(normalize_embeddings=True)]
+)
 def test_normalised_products_are_those_of_arcs(distance: CosineSimilarity) -> None:
     labels = LAYOUTS[1]
     embeddings, targets = batch(labels)
