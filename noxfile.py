@@ -24,6 +24,11 @@ ROOT = Path(__file__).parent
 TORCH = "torch==2.13.0"
 # The lowest releases that pyproject.toml allows.
 LOWEST = ("torch==2.4.0", "pytorch-metric-learning==2.6.0")
+# The next major, which pyproject.toml excludes until the session pml3 has passed, and its needs.
+NEXT = "pytorch-metric-learning>=3,<4"
+NEXT_NEEDS = ("torch>=2.14", "numpy>=2.5.3", "scikit-learn", "faiss-cpu")
+# What runs on the double of it.
+ON_THE_DOUBLE = ("tests/pml3",)
 
 
 @nox.session
@@ -103,6 +108,40 @@ def newest(session: nox.Session) -> None:
     check_installed(session)
 
 
+@nox.session
+def pml3_double(session: nox.Session) -> None:
+    """What can be tested of pytorch-metric-learning 3 without it, under both sets of guesses."""
+    session.install(TORCH, "-e", ".[dev]")
+    double = str(ROOT / "tests" / "doubles" / "pml3")
+    for guess in ("a", "b"):
+        env = {"PYTHONPATH": double, "LOOPML_PML3_GUESS": guess}
+        session.run("python", "-m", "pytest", "--quiet", *ON_THE_DOUBLE, env=env)
+
+
+@nox.session(python=["3.12", "3.13", "3.14"])
+def pml3(session: nox.Session) -> None:
+    """The wheel with pytorch-metric-learning 3, where an index has it: not the double."""
+    found = Path(session.create_tmp()) / "found"
+    shutil.rmtree(found, ignore_errors=True)
+    ask = ("python", "-m", "pip", "download", "--no-deps", "--dest", str(found), NEXT)
+    said = str(session.run(*ask, silent=True, success_codes=[0, 1]))
+    if not list(found.glob("*")):
+        if "from versions: " not in said or "from versions: none" in said:
+            session.error(f"the index does not answer: {said}")
+        session.skip("no pytorch-metric-learning 3 on this index")
+    project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+    session.install("--upgrade", *NEXT_NEEDS, NEXT, *project["optional-dependencies"]["test"])
+    # Without its dependencies, whose upper bound is what this session tests.
+    session.install("--no-deps", "--force-reinstall", str(built_wheel(session)))
+    is_it = (
+        "import pytorch_metric_learning as package; "
+        "from pytorch_metric_learning.losses import BaseMetricLossFunction as Loss; "
+        "assert hasattr(Loss, 'objective_terms') and not hasattr(package, 'DOUBLE')"
+    )
+    session.run("python", "-c", is_it)
+    check_installed(session, "-rP", "tests/pml3")
+
+
 def built_wheel(session: nox.Session) -> Path:
     """The wheel, which holds the package and nothing else, and is the one that the sdist builds."""
     session.install("build", "twine")
@@ -122,8 +161,11 @@ def built_wheel(session: nox.Session) -> Path:
     return built
 
 
-def check_installed(session: nox.Session) -> None:
-    """Run the tests of the package, from a copy of them that has no source tree beside it."""
+def check_installed(session: nox.Session, *more: str) -> None:
+    """Run the tests of the package, from a copy of them that has no source tree beside it.
+
+    ``more`` are arguments for pytest: tests to run beside these, and its options.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for name in ("tests", "examples"):
             shutil.copytree(ROOT / name, Path(folder, name))
@@ -136,4 +178,4 @@ def check_installed(session: nox.Session) -> None:
                 session.error(f"loopml is imported from {where}")
             session.run("pip", "list")
             session.run("mypy", "tests/typing")
-            session.run("python", "-m", "pytest", "-q", "tests/package")
+            session.run("python", "-m", "pytest", "-q", "tests/package", *more)
