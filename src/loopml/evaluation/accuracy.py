@@ -68,8 +68,8 @@ class RetrievalAccuracy:
         exclude: scores to leave out.
         avg_of_avgs: average over classes the mean of the queries of each, not over all queries.
         return_per_class: return those means, in order of the labels, in place of their average.
-        label_comparison_fn: whether labels match, of (b, 1) and (b, w) labels in float32; labels
-            may then have further axes. Not with clusters: exclude their three scores.
+        label_comparison_fn: whether labels match, of two tensors of float32 labels that broadcast;
+            labels may then have a second axis. Not with clusters: exclude their three scores.
         device: where the functions of the user get their tensors, and where faiss clusters if it
             can; default: CUDA if there is one. The search runs on the CPU.
         knn_func: distances and indices, from (queries, k, references, whether query i is reference

@@ -24,9 +24,9 @@ def count_relevant(labels: Tensor, ref_labels: Tensor, excluded: bool, compare: 
     unique, index = torch.unique(labels, dim=0, return_inverse=True)
     counts = []
     for label in torch.split(unique, 1):
-        own = compare(label, label).bool() if excluded else label.new_zeros(1)
-        counts.append(compare(label, ref_labels).bool().sum() - own.sum())
-    return torch.stack(counts).long()[index]
+        count = compare(label, ref_labels).bool().sum()
+        counts.append(count - compare(label, label).bool().sum() if excluded else count)
+    return torch.stack(counts)[index]
 
 
 def score_queries(
@@ -45,7 +45,7 @@ def score_queries(
         search: from some queries, (b,), to their neighbours, (b, greatest depth), nearest first.
         labels: those of all queries and those of the references.
         relevant: how many references each query can find, at least 1 for those in ``rows``.
-        compare: whether labels match, of (b, 1, ...) and (b, w, ...).
+        compare: whether labels match, of two tensors of labels that broadcast.
     """
     width = max(depths.values())
     parts: dict[str, list[Tensor]] = {name: [] for name in depths}
@@ -75,7 +75,8 @@ def _r_precision(same: Tensor, relevant: Tensor) -> Tensor:
 
 
 def _average_precision(same: Tensor, relevant: Tensor) -> Tensor:
-    return (same.cumsum(dim=1) * same / _ranks(same)).sum(dim=1) / relevant
+    precision = same.cumsum(dim=1, dtype=torch.float64).div_(_ranks(same))
+    return precision.mul_(same).sum(dim=1) / relevant
 
 
 def _average_precision_at_r(same: Tensor, relevant: Tensor) -> Tensor:
