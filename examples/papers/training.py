@@ -201,7 +201,10 @@ def retrieval(embeddings: Tensor, labels: Tensor, recall_at: Sequence[int]) -> d
         "clustering_f1": "clustering_f1",
     }
     calculator = RetrievalAccuracy(
-        recall_at=recall_at, include=tuple(names.values()), device=torch.device("cpu")
+        recall_at=recall_at,
+        distance="euclidean",  # the network has normalised
+        include=tuple(names.values()),
+        device=torch.device("cpu"),
     )
     scores = calculator.get_accuracy(embeddings, labels)
     return {name: scores[theirs] for name, theirs in names.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import pickle
 import re
+import sys
 from collections import Counter
 from typing import Any
 
@@ -19,18 +21,20 @@ from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.testers import (
     GlobalEmbeddingSpaceTester,
     GlobalTwoStreamEmbeddingSpaceTester,
+    WithSameParentLabelTester,
 )
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN, FaissKNN
 
-from loopml.evaluation import RetrievalAccuracy, accuracy, neighbours
-from loopml.evaluation.neighbours import BlockKNN
+from loopml.evaluation import RetrievalAccuracy, blocks, neighbours
+from loopml.evaluation.clustering import pairwise_f1
 
 faiss.omp_set_num_threads(1)
 
 RANKS = (1, 2, 4, 8)
 RETRIEVAL = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
 RANKED = (*RETRIEVAL, "mean_average_precision", "mean_reciprocal_rank")
+CLUSTERING = ("AMI", "NMI", "clustering_f1")
 # Means of float64, taken in another order; pytorch-metric-learning's reciprocal rank is float32.
 SUMMED = dict.fromkeys(RANKED, 1e-12) | {"mean_reciprocal_rank": 1e-6}
 
@@ -38,7 +42,7 @@ SUMMED = dict.fromkeys(RANKED, 1e-12) | {"mean_reciprocal_rank": 1e-6}
 @pytest.fixture(params=[1, 3, 2048], ids=lambda size: f"block{size}")
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Queries per block: alone, with a short last block, all at once."""
-    monkeypatch.setattr(accuracy, "_QUERIES", request.param)
+    monkeypatch.setattr(blocks, "_QUERIES", request.param)
     return int(request.param)
 
 
@@ -47,9 +51,24 @@ def recalls(scores: dict[str, Any]) -> dict[int, float]:
     return {int(k[len(prefix) :]): v for k, v in scores.items() if k.startswith(prefix)}
 
 
-def only_recall(ranks: tuple[int, ...] = RANKS, **options: Any) -> RetrievalAccuracy:
+def euclidean(**options: Any) -> RetrievalAccuracy:
+    return RetrievalAccuracy(distance="euclidean", **options)
+
+
+def only_recall(
+    ranks: tuple[int, ...] = RANKS, distance: str = "euclidean", **options: Any
+) -> RetrievalAccuracy:
     include = tuple(f"recall_at_{rank}" for rank in ranks)
-    return RetrievalAccuracy(recall_at=ranks, include=include, **options)
+    return RetrievalAccuracy(recall_at=ranks, distance=distance, include=include, **options)
+
+
+def exact_knn(
+    query: torch.Tensor, k: int, reference: torch.Tensor, includes: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A ``knn_func`` with the neighbours of the default; nobody looks at the distances."""
+    search = neighbours.searcher(query, k, reference, includes)
+    indices = search(torch.arange(len(query)))
+    return torch.zeros(indices.shape), indices
 
 
 # --- references --------------------------------------------------------------------------------
@@ -254,7 +273,7 @@ def test_recall_reaches_beyond_k() -> None:
     """``k`` is of the other scores: recall neither changes with it nor changes them."""
     torch.manual_seed(0)
     x, y = torch.randn(60, 4), torch.randint(0, 20, (60,))
-    wide = RetrievalAccuracy(recall_at=(1, 30), k=3, include=(*RANKED[3:], "recall_at_30"))
+    wide = euclidean(recall_at=(1, 30), k=3, include=(*RANKED[3:], "recall_at_30"))
     plain = AccuracyCalculator(k=3, include=RANKED[3:])
     got, expected = wide.get_accuracy(x, y), plain.get_accuracy(x, y)
     for name, value in expected.items():
@@ -343,15 +362,11 @@ def test_neighbours_are_exact_and_ties_go_to_the_lowest_index(name: str, k: int)
     x = hard_rows(name)
     # From a row at 1e15 the others are equally far, up to roundings of the sum.
     asked = [i for i in range(len(x)) if not (name == "one row at 1e15" and i == 7)]
-    distances, indices = BlockKNN()(x, k, x, True)
+    _, indices = exact_knn(x, k, x, True)
     expected = brute_neighbours(x.numpy(), x.numpy(), k, own=True)
     assert np.array_equal(indices.numpy()[asked], expected[asked])
-    y = x.numpy().astype(np.float64)
-    exact = ((y[:, None] - y[expected]) ** 2).sum(-1)
-    # 1e-9 is what the search promises where no rank hangs on it.
-    np.testing.assert_allclose(distances.numpy(), exact, rtol=2e-9, atol=0)
     apart = min(k, 150)
-    _, indices = BlockKNN()(x[150:], apart, x[:150])
+    _, indices = exact_knn(x[150:], apart, x[:150], False)
     expected = brute_neighbours(x[150:].numpy(), x[:150].numpy(), apart, own=False)
     assert np.array_equal(indices.numpy(), expected)
 
@@ -359,11 +374,10 @@ def test_neighbours_are_exact_and_ties_go_to_the_lowest_index(name: str, k: int)
 @pytest.mark.parametrize("limit", [1, 1000])
 def test_blocks_of_the_search_change_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x = hard_rows("duplicates")
-    expected = BlockKNN()(x, 8, x, True)
+    expected = exact_knn(x, 8, x, True)[1]
     monkeypatch.setattr(neighbours, "_SCORES", limit)
     monkeypatch.setattr(neighbours, "_COORDINATES", limit)
-    for got, want in zip(BlockKNN()(x, 8, x, True), expected, strict=True):
-        assert torch.equal(got, want)
+    assert torch.equal(exact_knn(x, 8, x, True)[1], expected)
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
@@ -408,12 +422,12 @@ def test_searches_what_the_asked_scores_need(scores: tuple[str, ...], searched: 
 
     def knn(query: torch.Tensor, k: int, reference: torch.Tensor, includes: bool) -> Any:
         asked.append((len(query), k))
-        return BlockKNN()(query, k, reference, includes)
+        return exact_knn(query, k, reference, includes)
 
     options: dict[str, Any] = {"recall_at": (1, 4)}
-    got = RetrievalAccuracy(knn_func=knn, **options).get_accuracy(x, y, include=scores)
+    got = euclidean(knn_func=knn, **options).get_accuracy(x, y, include=scores)
     assert asked == [(40, searched)]
-    everything = RetrievalAccuracy(**options).get_accuracy(x, y)
+    everything = euclidean(**options).get_accuracy(x, y)
     assert got == pytest.approx({name: everything[name] for name in scores}, abs=1e-12)
 
 
@@ -440,8 +454,7 @@ def test_f1_counts_large_classes_exactly() -> None:
     """More pairs than an int32 holds: one cluster, two classes."""
     n = 100_000
     classes = torch.arange(n) % 2
-    calculator = RetrievalAccuracy()
-    got = calculator.calculate_clustering_f1(classes, torch.zeros(n))
+    got = pairwise_f1(classes, torch.zeros(n))
     half, all_pairs = math.comb(n // 2, 2), math.comb(n, 2)
     assert got == 2 * (2 * half) / (all_pairs + 2 * half)
 
@@ -450,7 +463,7 @@ def test_separate_blobs_are_clustered_perfectly() -> None:
     """As many clusters as classes of the queries, lone ones and references aside or not."""
     labels = torch.tensor([3, 3, 3, 9, 9, 5])
     x = 100.0 * torch.nn.functional.one_hot(labels, 10)[:, [3, 9, 5]]
-    calculator = RetrievalAccuracy(include=("NMI", "AMI", "clustering_f1"))
+    calculator = euclidean(include=CLUSTERING)
     for references in [(), (x[:1], labels[:1])]:
         # 1 up to the rounding of logarithms.
         assert calculator.get_accuracy(x, labels, *references) == pytest.approx(
@@ -461,16 +474,42 @@ def test_separate_blobs_are_clustered_perfectly() -> None:
 def test_seed() -> None:
     torch.manual_seed(1)
     x, y = torch.randn(300, 4), torch.randint(0, 30, (300,))
-    names = ("NMI", "AMI", "clustering_f1")
 
-    def scores(**options: Any) -> dict[str, Any]:
-        return RetrievalAccuracy(include=names, **options).get_accuracy(x, y)
+    def scores(seed: int) -> dict[str, Any]:
+        return euclidean(include=CLUSTERING, seed=seed).get_accuracy(x, y)
 
-    assert scores(seed=3) == scores(seed=3)
-    assert scores(seed=3) != scores(seed=4)
-    plain = AccuracyCalculator(include=names[:2]).get_accuracy(x, y)
-    default = scores()
-    assert {name: default[name] for name in names[:2]} == plain
+    assert scores(3) == scores(3)
+    assert scores(3) != scores(4)
+
+
+@pytest.mark.parametrize("missing", [None, "sklearn"])
+def test_only_information_needs_scikit_learn(
+    missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so before it clusters, and the other scores do without."""
+    x, y = sample()
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    clustered = []
+
+    def kmeans(rows: torch.Tensor, n_clusters: int) -> torch.Tensor:
+        clustered.append(n_clusters)
+        return torch.arange(len(rows)) % n_clusters
+
+    calculator = RetrievalAccuracy(kmeans_func=kmeans)
+    assert set(calculator.get_accuracy(x, y, exclude=("NMI", "AMI"))) == {
+        "clustering_f1",
+        *RANKED,
+        *(f"recall_at_{rank}" for rank in RANKS),
+    }
+    clustered.clear()
+    for name in ("NMI", "AMI"):
+        if missing:
+            with pytest.raises(ImportError, match=rf"^{name} needs .*pip install scikit-learn"):
+                calculator.get_accuracy(x, y, include=(name,))
+            assert not clustered
+        else:
+            assert set(calculator.get_accuracy(x, y, include=(name,))) == {name}
 
 
 @pytest.mark.parametrize("case", ["offset", "large", "small"])
@@ -478,7 +517,7 @@ def test_clusters_change_neither_with_an_offset_nor_with_the_scale(case: str) ->
     torch.manual_seed(1)
     # Multiples of 2^-10 stay as they are beside an offset of 2^30.
     x, y = torch.randint(-999, 999, (60, 3)).double() / 1024, torch.randint(0, 6, (60,))
-    calculator = RetrievalAccuracy(include=("NMI", "AMI", "clustering_f1"))
+    calculator = euclidean(include=CLUSTERING)
     moved = {"offset": x + 2**30, "large": x * 2.0**400, "small": x * 2.0**-400}[case]
     assert calculator.get_accuracy(moved, y) == calculator.get_accuracy(x, y)
 
@@ -507,26 +546,141 @@ def sample(n: int = 80, classes: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(classes, 6)[labels] + 0.8 * torch.randn(n, 6), labels - 3
 
 
-@pytest.mark.parametrize("k", ["max_bin_count", None, 40])
-@pytest.mark.parametrize("average", ["plain", "avg_of_avgs", "return_per_class"])
-@pytest.mark.parametrize("split", ["itself", "apart", "included"])
-@pytest.mark.usefixtures("block")
-def test_scores_of_pml_are_unchanged(k: int | str | None, average: str, split: str) -> None:
+AVERAGES: tuple[dict[str, bool], ...] = ({}, {"avg_of_avgs": True}, {"return_per_class": True})
+
+
+def compared(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and labels on which both calculators are run."""
     x, y = sample()
-    arguments: tuple[Any, ...] = (x, y)
-    if split == "apart":
-        arguments = (x[:50], y[:50], x[50:], y[50:])
-        k = 30 if k == 40 else k  # beyond the references pml reads the labels of row -1
-    elif split == "included":
-        arguments = (x[:50], y[:50], x, y, True)
-    options = {average: True} if average != "plain" else {}
-    expected = AccuracyCalculator(k=k, include=RANKED, **options).get_accuracy(*arguments)
-    calculator = RetrievalAccuracy(k=k, exclude=("NMI", "AMI"), **options)
-    got = calculator.get_accuracy(*arguments)
-    for name in RANKED:
-        assert got[name] == pytest.approx(expected[name], abs=SUMMED[name]), name
+    g = torch.Generator().manual_seed(2)
+    return {
+        "random": (x, y),  # with lone classes among them
+        "tied": (torch.randint(-1, 2, (80, 2), generator=g).float(), y),
+        "duplicates": (torch.zeros(80, 3), y),
+        "two classes": (x, y % 2),
+        "lone": (x, torch.arange(80)),
+    }[name]
+
+
+COMPARED = ("random", "tied", "duplicates", "two classes", "lone")
+
+
+def split_up(x: torch.Tensor, y: torch.Tensor, split: str) -> tuple[Any, ...]:
+    """The arguments of a call."""
+    return {
+        "itself": (x, y),
+        "apart": (x[:50], y[:50], x[50:], y[50:]),
+        "included": (x[:50], y[:50], x, y, True),
+    }[split]
+
+
+def assert_same_scores(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        assert got[name] == pytest.approx(value, abs=SUMMED[name], nan_ok=True), name
     # Recall@1 is precision at 1, in each kind of average.
-    assert got["recall_at_1"] == pytest.approx(expected["precision_at_1"], abs=1e-12)
+    assert got["recall_at_1"] == pytest.approx(got["precision_at_1"], abs=0, nan_ok=True)
+
+
+@pytest.mark.parametrize("k", ["max_bin_count", None, 40])
+@pytest.mark.parametrize("average", AVERAGES, ids=str)
+@pytest.mark.parametrize("split", ["itself", "apart", "included"])
+@pytest.mark.parametrize("name", COMPARED)
+def test_retrieval_scores_are_those_of_pml(
+    name: str, k: int | str | None, average: dict[str, bool], split: str
+) -> None:
+    """Given the same neighbours, for faiss leaves open which of the equally far come first."""
+    arguments = split_up(*compared(name), split)
+    if split == "apart":
+        k = 30 if k == 40 else k  # beyond the references pml reads the labels of row -1
+    plain = AccuracyCalculator(k=k, include=RANKED, knn_func=exact_knn, **average)
+    if name == "lone":
+        plain.k = 1  # pml asks for no neighbours at all, which the search refuses
+    got = euclidean(k=k, exclude=CLUSTERING, **average).get_accuracy(*arguments)
+    assert_same_scores(got, plain.get_accuracy(*arguments))
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("split", ["itself", "apart", "included"])
+def test_retrieval_scores_are_those_of_pml_as_it_comes(distance: str, split: str) -> None:
+    x, y = sample()
+    x = torch.nn.functional.normalize(x)
+    arguments = split_up(x, y, split)
+    got = RetrievalAccuracy(distance=distance, exclude=CLUSTERING).get_accuracy(*arguments)
+    plain = AccuracyCalculator(k="max_bin_count", include=RANKED)
+    assert_same_scores(got, plain.get_accuracy(*arguments))
+
+
+@pytest.mark.parametrize("average", AVERAGES, ids=str)
+@pytest.mark.parametrize("split", ["itself", "apart", "included"])
+@pytest.mark.parametrize("name", COMPARED)
+def test_clusters_are_those_of_pml(name: str, average: dict[str, bool], split: str) -> None:
+    arguments = split_up(*compared(name), split)
+    names = ("NMI", "AMI")
+    got = euclidean(include=names, **average).get_accuracy(*arguments)
+    assert got == AccuracyCalculator(include=names, **average).get_accuracy(*arguments)
+
+
+@pytest.mark.parametrize("average", AVERAGES, ids=str)
+@pytest.mark.parametrize("split", ["itself", "apart", "included"])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_own_label_comparison_is_that_of_pml(
+    columns: int, average: dict[str, bool], split: str
+) -> None:
+    """Neighbouring numbers match; of two columns one is enough."""
+    x, y = sample()
+    labels = y if columns == 1 else torch.stack([y, y.roll(1)], dim=1)
+
+    def match(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).abs() <= 1 if columns == 1 else (a == b).any(dim=-1)
+
+    arguments = split_up(x, labels, split)
+    options: dict[str, Any] = {"label_comparison_fn": match, "k": "max_bin_count", **average}
+    got = euclidean(exclude=CLUSTERING, **options).get_accuracy(*arguments)
+    plain = AccuracyCalculator(include=RANKED, knn_func=exact_knn, **options)
+    assert_same_scores(got, plain.get_accuracy(*arguments))
+
+
+def test_comparison_that_a_label_fails_with_itself() -> None:
+    """Then the row that is left out is none of the relevant ones: they stay three of three."""
+    x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    calculator = euclidean(label_comparison_fn=torch.ne, exclude=CLUSTERING)
+    scores = calculator.get_accuracy(x, torch.arange(4))
+    assert set(scores.values()) == {1.0}
+
+
+@pytest.mark.parametrize("average", AVERAGES, ids=str)
+def test_blocks_change_nothing(average: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = sample()
+    calculator = RetrievalAccuracy(exclude=CLUSTERING, **average)
+    expected = calculator.get_accuracy(x, y)
+    for limit in ("_QUERIES", "_NEIGHBOURS"):
+        monkeypatch.setattr(blocks, limit, 13)
+        assert calculator.get_accuracy(x, y) == expected
+
+
+def test_cosine_is_the_default() -> None:
+    """Positions and directions rank differently here."""
+    x = torch.tensor([[1.0, 0.0], [9.0, 1.0], [0.5, 1.0], [1.0, 9.0]])
+    y = torch.tensor([0, 0, 1, 1])
+    got = RetrievalAccuracy().get_accuracy(x, y)
+    assert got == RetrievalAccuracy(distance="cosine").get_accuracy(x, y)
+    assert got["recall_at_1"] == 1.0
+    assert euclidean().get_accuracy(x, y)["recall_at_1"] == 0.5
+
+
+@pytest.mark.parametrize(("k", "warns"), [(1, True), (2, False), (None, False)])
+def test_warns_if_k_is_too_small(
+    k: int | None, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each row of three has two others; average precision is of the first k by its meaning."""
+    x, y = torch.eye(6), torch.arange(6) // 3
+    with caplog.at_level(logging.WARNING):
+        calculator = RetrievalAccuracy(k=k)
+        calculator.get_accuracy(x, y, include=("mean_average_precision", "recall_at_1"))
+        assert not caplog.records
+        calculator.get_accuracy(x, y, include=("r_precision",))
+    assert bool(caplog.records) == warns
+    assert all("r_precision looked at 1" in message for message in caplog.messages)
 
 
 def test_averages_per_class() -> None:
@@ -612,14 +766,38 @@ def test_reciprocal_rank_alone() -> None:
 
 
 def test_in_a_tester() -> None:
+    """It is no ``AccuracyCalculator``, and does all that testers ask of one."""
     x, y = sample()
-    calculator = RetrievalAccuracy(include=("recall_at_1", "recall_at_8"))
-    tester = GlobalEmbeddingSpaceTester(dataloader_num_workers=0, accuracy_calculator=calculator)
-    dataset = torch.utils.data.TensorDataset(x, y)
+    calculator = RetrievalAccuracy(include=("recall_at_1", "recall_at_8"), avg_of_avgs=True)
+    assert not isinstance(calculator, AccuracyCalculator)
+    tester = GlobalEmbeddingSpaceTester(
+        dataloader_num_workers=0, accuracy_calculator=calculator, label_hierarchy_level="all"
+    )
+    labels = torch.stack([y, y % 3], dim=1)
+    dataset = torch.utils.data.TensorDataset(x, labels)
     accuracies = tester.test({"val": dataset}, 0, torch.nn.Identity())["val"]
-    expected = only_recall((1, 8), distance="cosine").get_accuracy(x, y)
-    for name, value in expected.items():
-        assert accuracies[f"{name}_level0"] == pytest.approx(value, abs=1e-12)
+    levels = [calculator.get_accuracy(x, column) for column in labels.T]
+    for name in ("recall_at_1", "recall_at_8"):
+        values = [level[name] for level in levels]
+        got = [accuracies[f"{name}_level{i}"] for i in range(2)]
+        assert got == pytest.approx(values, abs=1e-12)
+        assert accuracies[f"AVERAGE_{name}"] == pytest.approx(sum(values) / 2, abs=1e-12)
+    assert tester.description_suffixes("x").endswith("_avg_of_avgs")
+
+
+def test_in_a_tester_of_classes_with_one_parent() -> None:
+    x, y = sample()
+    tester = WithSameParentLabelTester(
+        dataloader_num_workers=0, accuracy_calculator=RetrievalAccuracy(include=("recall_at_1",))
+    )
+    dataset = torch.utils.data.TensorDataset(x, torch.stack([y, y % 2], dim=1))
+    accuracies = tester.test({"val": dataset}, 0, torch.nn.Identity())["val"]
+    parts = [
+        only_recall((1,), "cosine").get_accuracy(x[y % 2 == parent], y[y % 2 == parent])
+        for parent in range(2)
+    ]
+    expected = sum(part["recall_at_1"] for part in parts) / 2
+    assert accuracies["recall_at_1_level0"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_pickle() -> None:
@@ -649,11 +827,20 @@ def test_pickle() -> None:
         ("include", "NMI", TypeError),
         ("include", ("recall_at_3",), ValueError),
         ("exclude", ("nmi",), ValueError),
+        ("k", "all", ValueError),
+        ("k", 1.5, ValueError),
+        ("avg_of_avgs", 1, TypeError),
+        ("return_per_class", None, TypeError),
     ],
 )
 def test_bad_options(option: str, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=rf"^{option} must"):
         RetrievalAccuracy(**{option: value})
+
+
+def test_averages_over_classes_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"^avg_of_avgs must be False with return_per_class"):
+        RetrievalAccuracy(avg_of_avgs=True, return_per_class=True)
 
 
 X, Y = torch.eye(4), torch.tensor([0, 0, 1, 1])
@@ -778,4 +965,4 @@ def test_advice_on_labels_works(labels: Any, alone: bool) -> None:
 def test_values_that_nobody_looked_at() -> None:
     """On CUDA values are not read beforehand; the search says so."""
     with pytest.raises(ValueError, match="finite"):
-        RetrievalAccuracy().knn_func(X * math.nan, 1, X)
+        neighbours.searcher(X * math.nan, 1, X, False)

@@ -30,6 +30,7 @@ def constructors() -> None:
     SyntheticLoss(TripletMarginLoss(), None)  # type: ignore[arg-type]
     RetrievalAccuracy(recall_at=1)  # type: ignore[arg-type]
     RetrievalAccuracy(distance=2)  # type: ignore[arg-type]
+    RetrievalAccuracy(average_of_averages=True)  # type: ignore[call-arg]
 
 
 def calls(x: Tensor, labels: Tensor) -> None:

@@ -3,18 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from loopml._checks import check_finite, check_floating, check_squares
+from loopml._checks import check_finite, check_flag, check_floating, check_squares
+
+Array = Tensor | np.ndarray[Any, Any]
 
 _ORDER = (
     "the arguments are get_accuracy(query, query_labels, reference, reference_labels, "
     "ref_includes_query), in this order"
 )
+
+
+class Inputs(NamedTuple):
+    """Queries, and the references that they retrieve."""
+
+    query: Tensor  # (n, d), on the CPU
+    labels: Tensor  # (n, ...), as its references' on the device of the calculator
+    reference: Tensor  # (m, d)
+    ref_labels: Tensor  # (m, ...)
+    excluded: bool  # row i of the references is query i, which does not retrieve itself
+
+
+def take_inputs(
+    query: Array,
+    query_labels: Array,
+    reference: Array | None,
+    reference_labels: Array | None,
+    ref_includes_query: bool,
+    *,
+    cosine: bool,
+    any_labels: bool,
+    device: torch.device,
+) -> Inputs:
+    """The arguments of a call; directions if ``cosine``, other labels than integers if allowed."""
+
+    def rows(name: str, x: object) -> Tensor:
+        x = take_embeddings(name, x)
+        return directions(x) if cosine else x
+
+    def classes(name: str, labels: object, rows_name: str, n: int) -> Tensor:
+        if any_labels:
+            return _take_any_labels(name, labels, rows_name, n, alone=alone).to(device)
+        return take_labels(name, labels, rows_name, n, alone=alone).to(device)
+
+    check_flag("ref_includes_query", ref_includes_query)
+    alone = reference is None
+    if alone and reference_labels is not None:
+        raise ValueError("reference_labels was given without reference; give both or neither")
+    if not alone and reference_labels is None:
+        raise ValueError("reference was given without reference_labels; give both or neither")
+    x = rows("query", query)
+    y = classes("query_labels", query_labels, "query", len(x))
+    if alone:
+        return Inputs(x, y, x, y, True)
+    ref = rows("reference", reference)
+    ref_y = classes("reference_labels", reference_labels, "reference", len(ref))
+    if ref.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"reference must have as many columns as query, got {ref.shape[1]} and {x.shape[1]}"
+        )
+    if (
+        ref_includes_query
+        and not (
+            len(ref) >= len(x)
+            and torch.allclose(ref[: len(x)].double(), x.double())  # up to rounding
+            and torch.equal(ref_y[: len(x)], y)
+        )
+    ):
+        raise ValueError(
+            f"reference must begin with the {len(x)} rows of query, labels included, "
+            "if ref_includes_query, got others; use torch.cat([query, others])"
+        )
+    return Inputs(x, y, ref, ref_y, ref_includes_query)
+
+
+def single(name: str, x: Tensor, device: torch.device) -> Tensor:
+    """In float32 on this device, for a ``knn_func`` or ``kmeans_func`` of the user."""
+    y = x.to(device, torch.float32)
+    if not y.isfinite().all():
+        raise ValueError(
+            f"{name} must fit into float32, which knn_func and kmeans_func take, "
+            f"got {float(x.abs().max()):.0e}; scale the embeddings"
+        )
+    return y
 
 
 def take_embeddings(name: str, x: object) -> Tensor:
@@ -64,7 +140,7 @@ def take_labels(name: str, labels: object, embeddings_name: str, n: int, *, alon
             f"{name} must be one integer per row of {embeddings_name}, in a tensor or a NumPy "
             f"array, got {labels!r}"
         )
-    labels = numeric(labels)
+    labels = _numeric(labels)
     if not isinstance(labels, Tensor) or labels.is_complex():
         every = "[*query_labels]" if alone else "[*query_labels, *reference_labels]"
         what = getattr(labels, "dtype", None) or type(labels).__name__
@@ -80,7 +156,17 @@ def take_labels(name: str, labels: object, embeddings_name: str, n: int, *, alon
     return labels.long()
 
 
-def numeric(labels: object) -> object:
+def _take_any_labels(name: str, labels: object, rows_name: str, n: int, *, alone: bool) -> Tensor:
+    """(n, ...) float32, as pytorch-metric-learning hands labels to a comparison of the user."""
+    own = _numeric(labels)
+    if not isinstance(own, Tensor):
+        return take_labels(name, own, rows_name, n, alone=alone)
+    if len(own) != n:
+        raise ValueError(f"{name} must have one entry per row of {rows_name}, {n}, got {len(own)}")
+    return own.float()
+
+
+def _numeric(labels: object) -> object:
     """An array of numbers as a tensor, anything else as it is."""
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iufb":
         return labels

@@ -13,94 +13,77 @@ from loopml._checks import check_finite
 # so that they stay in the cache).
 _SCORES = 1 << 23
 _COORDINATES = 1 << 17
-# A distance less certain than this is measured again, even if it decides no rank.
-_RELATIVE = 1e-9
 
 
-class BlockKNN:
-    """An exact k-nn function that can be asked for some of the queries at a time.
+def searcher(
+    query: Tensor, k: int, reference: Tensor, excluded: bool
+) -> Callable[[Tensor], Tensor]:
+    """A function from some of the queries, (b,), to their k nearest references, (b, k).
+
+    Of equally far ones the lowest index comes first. Row i of the queries is not its own neighbour
+    if ``excluded``.
 
     Products in float64 choose, with a bound of their rounding for each pair. Where the bounds of
     two references overlap, the distances are measured again from differences of the rows.
     """
+    query, reference = query.detach().cpu(), reference.detach().cpu()
+    check_finite("query", query)
+    check_finite("reference", reference)
+    kept = _first_copies(reference, k + excluded)  # (u,)
+    place = torch.full((len(reference),), -1)
+    place[kept] = torch.arange(len(kept))
+    columns = reference[kept].double()  # (u, d)
+    # Unlike a mean, a median stays among the rows if a few of them are far away.
+    center = columns.median(dim=0).values
+    columns -= center
+    sq_columns = torch.linalg.vector_norm(columns, dim=1).square_()
+    # |q|^2 + |r|^2 - 2 <q, r> is off by at most d + 8 roundings of |q|^2 + |r|^2.
+    slack = (columns.shape[1] + 8) * torch.finfo(torch.float64).eps
+    least_columns = (1 - slack) * sq_columns
 
-    def __call__(
-        self, query: Tensor, k: int, reference: Tensor, ref_includes_query: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """As the k-nn functions of pytorch-metric-learning."""
-        search = self.searcher(query, k, reference, ref_includes_query)
-        return search(torch.arange(len(query), device=query.device))
+    def search(rows: Tensor) -> Tensor:
+        parts = torch.split(rows.cpu(), max(1, _SCORES // len(kept)))
+        return torch.cat([block(part) for part in parts]).to(rows.device)
 
-    def searcher(
-        self, query: Tensor, k: int, reference: Tensor, excluded: bool
-    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """Squared distances and indices of the k nearest, equally far ones by index.
+    def without_own(scores: Tensor, rows: Tensor) -> Tensor:
+        if excluded:
+            own = place[rows]
+            scores[(own >= 0).nonzero()[:, 0], own[own >= 0]] = torch.inf
+        return scores
 
-        Row i of the queries is not its own neighbour if ``excluded``.
-        """
-        query, reference = query.detach().cpu(), reference.detach().cpu()
-        check_finite("query", query)
-        check_finite("reference", reference)
-        kept = _first_copies(reference, k + excluded)  # (u,)
-        place = torch.full((len(reference),), -1)
-        place[kept] = torch.arange(len(kept))
-        columns = reference[kept].double()  # (u, d)
-        # Unlike a mean, a median stays among the rows if a few of them are far away.
-        center = columns.median(dim=0).values
-        columns -= center
-        sq_columns = torch.linalg.vector_norm(columns, dim=1).square_()
-        # |q|^2 + |r|^2 - 2 <q, r> is off by at most d + 8 roundings of |q|^2 + |r|^2.
-        slack = (columns.shape[1] + 8) * torch.finfo(torch.float64).eps
-        least_columns = (1 - slack) * sq_columns
+    def block(rows: Tensor) -> Tensor:
+        x = query[rows].double() - center
+        sq_x = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_()
+        # The least that a distance may be, up to a number that all of a row share: (b, u)
+        least = without_own(torch.addmm(least_columns, x, columns.T, alpha=-2), rows)
+        bound = 2 * slack
+        indices = torch.empty(len(rows), k, dtype=torch.int64)
+        left, width = torch.arange(len(rows)), k + 1
+        while len(left):
+            width = min(width, len(kept))
+            low, near = least.topk(width, largest=False)
+            low = low + (1 - slack) * sq_x
+            error = bound * (sq_x + sq_columns[near])
+            # The k-th distance is at most this, so one that is certainly more is no neighbour.
+            limit = (low + error).kthvalue(k, keepdim=True).values
+            done = (low[:, -1] > limit[:, 0]) | (width == len(kept))
+            low, error, found = low[done], error[done], kept[near[done]]
+            distance = torch.where(low > limit[done], torch.inf, low + error / 2)
+            i, j = (_overlapping(low, error) & distance.isfinite()).nonzero(as_tuple=True)
+            if bound:
+                distance[i, j] = _measure(query, rows[left[done]][i], reference, found[i, j])
+            i = torch.unique(i)
+            found[i] = _by_distance_and_index(distance[i], found[i])
+            indices[left[done]] = found[:, :k]
+            left, least, sq_x = left[~done], least[~done], sq_x[~done]
+            width *= 4
+            if bound and len(left) and width > len(kept) // 16:
+                # Too many cannot be told apart: all distances of these rows from differences.
+                least = without_own(_measure_all(query[rows[left]], reference, kept), rows[left])
+                sq_x, bound, width = torch.zeros_like(sq_x), 0.0, k + 1
+        return indices
 
-        def search(rows: Tensor) -> tuple[Tensor, Tensor]:
-            parts = torch.split(rows.cpu(), max(1, _SCORES // len(kept)))
-            distances, indices = zip(*map(block, parts), strict=True)
-            return torch.cat(distances).to(rows.device), torch.cat(indices).to(rows.device)
-
-        def without_own(scores: Tensor, rows: Tensor) -> Tensor:
-            if excluded:
-                own = place[rows]
-                scores[(own >= 0).nonzero()[:, 0], own[own >= 0]] = torch.inf
-            return scores
-
-        def block(rows: Tensor) -> tuple[Tensor, Tensor]:
-            x = query[rows].double() - center
-            sq_x = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_()
-            # The least that a distance may be, up to a number that all of a row share: (b, u)
-            least = without_own(torch.addmm(least_columns, x, columns.T, alpha=-2), rows)
-            bound = 2 * slack
-            distances = torch.empty(len(rows), k, dtype=torch.float64)
-            indices = torch.empty(len(rows), k, dtype=torch.int64)
-            left, width = torch.arange(len(rows)), k + 1
-            while len(left):
-                width = min(width, len(kept))
-                low, near = least.topk(width, largest=False)
-                low = low + (1 - slack) * sq_x
-                error = bound * (sq_x + sq_columns[near])
-                # The k-th distance is at most this, so one that is certainly more is no neighbour.
-                limit = (low + error).kthvalue(k, keepdim=True).values
-                done = (low[:, -1] > limit[:, 0]) | (width == len(kept))
-                low, error, found = low[done], error[done], kept[near[done]]
-                distance = torch.where(low > limit[done], torch.inf, low + error / 2)
-                unsure = _overlapping(low, error) | (error > _RELATIVE * low)
-                i, j = (unsure & distance.isfinite()).nonzero(as_tuple=True)
-                if bound:
-                    distance[i, j] = _measure(query, rows[left[done]][i], reference, found[i, j])
-                i = i.unique()
-                distance[i], found[i] = _by_distance_and_index(distance[i], found[i])
-                distances[left[done]], indices[left[done]] = distance[:, :k], found[:, :k]
-                left, least, sq_x = left[~done], least[~done], sq_x[~done]
-                width *= 4
-                if bound and len(left) and width > len(kept) // 16:
-                    # Too many cannot be told apart: all distances of these rows from differences.
-                    least = without_own(
-                        _measure_all(query[rows[left]], reference, kept), rows[left]
-                    )
-                    sq_x, bound, width = torch.zeros_like(sq_x), 0.0, k + 1
-            return distances, indices
-
-        return search
+    return search
 
 
 def _first_copies(x: Tensor, most: int) -> Tensor:
@@ -140,8 +123,7 @@ def _measure_all(query: Tensor, reference: Tensor, kept: Tensor) -> Tensor:
     return torch.cat(parts, dim=1).square_()
 
 
-def _by_distance_and_index(distance: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, (n, w), sorted along each row."""
+def _by_distance_and_index(distance: Tensor, index: Tensor) -> Tensor:
+    """The indices, (n, w), sorted along each row."""
     index, order = index.sort(dim=1)
-    distance, order = distance.gather(1, order).sort(dim=1, stable=True)
-    return distance, index.gather(1, order)
+    return index.gather(1, distance.gather(1, order).argsort(dim=1, stable=True))

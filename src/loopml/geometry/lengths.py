@@ -102,10 +102,16 @@ def power_of_two(x: Tensor) -> Tensor:
 
     Dividing by it rounds nothing. It is never below the least normal number.
     """
-    # The bits of the exponent alone: exp2 of a whole number is rounded on some devices.
-    bits, exponent = _EXPONENT[x.dtype]
     largest = x.detach().abs().amax(-1, keepdim=True)
-    return (largest.view(bits) & exponent).view(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        # Before torch 2.5 vmap cannot see the bits of a number.
+        mantissa = torch.frexp(largest)[0]
+        power = torch.where(largest > 0, largest / (2 * mantissa), 0)
+    else:
+        # The bits of the exponent alone: exp2 of a whole number is rounded on some devices.
+        bits, exponent = _EXPONENT[x.dtype]
+        power = (largest.view(bits) & exponent).view(x.dtype)
+    return power.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def touch_tolerance(dtype: torch.dtype) -> float:
