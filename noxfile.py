@@ -28,7 +28,19 @@ LOWEST = ("torch==2.4.0", "pytorch-metric-learning==2.6.0")
 NEXT = "pytorch-metric-learning>=3,<4"
 NEXT_NEEDS = ("torch>=2.14", "numpy>=2.5.3", "scikit-learn", "faiss-cpu")
 # What runs on the double of it.
-ON_THE_DOUBLE = ("tests/pml3",)
+ON_THE_DOUBLE = (
+    "tests/pml3",
+    "tests/package/test_evaluation.py",
+    "tests/package/test_expansion.py",
+    "tests/package/test_host.py",
+    "tests/package/test_hostile.py",
+    "tests/package/test_hphn.py",
+    "tests/package/test_miner.py",
+    "tests/package/test_n_pair.py",
+    "tests/package/test_pairing.py",
+    "tests/package/test_right_answers.py",
+    "tests/package/test_synthetic_loss.py",
+)
 
 
 @nox.session
@@ -51,7 +63,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole test suite, or what follows ``--``."""
     session.install(TORCH, "-e", ".[dev]")
-    session.run("python", "-m", "pytest", "--quiet", *session.posargs)
+    session.run("python", "-m", "pytest", "--quiet", "-n", "auto", *session.posargs)
 
 
 @nox.session
@@ -115,7 +127,7 @@ def pml3_double(session: nox.Session) -> None:
     double = str(ROOT / "tests" / "doubles" / "pml3")
     for guess in ("a", "b"):
         env = {"PYTHONPATH": double, "LOOPML_PML3_GUESS": guess}
-        session.run("python", "-m", "pytest", "--quiet", *ON_THE_DOUBLE, env=env)
+        session.run("python", "-m", "pytest", "--quiet", "-n", "auto", *ON_THE_DOUBLE, env=env)
 
 
 @nox.session(python=["3.12", "3.13", "3.14"])
@@ -178,4 +190,4 @@ def check_installed(session: nox.Session, *more: str) -> None:
                 session.error(f"loopml is imported from {where}")
             session.run("pip", "list")
             session.run("mypy", "tests/typing")
-            session.run("python", "-m", "pytest", "-q", "tests/package", *more)
+            session.run("python", "-m", "pytest", "-q", "-n", "auto", "tests/package", *more)

@@ -152,7 +152,7 @@ def test_the_default_distance_has_two_names() -> None:
     ):
         assert type(module.default_distance()) is type(module.get_default_distance()) is kind
         assert type(module.distance) is kind
-    assert not NPairLoss().distance.normalize_embeddings
+    assert not properties_of(NPairLoss().distance).normalizes
 
 
 @pytest.mark.parametrize("place", ["front", "inside"])

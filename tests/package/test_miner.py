@@ -1,6 +1,7 @@
 """LoOpMiner as a PML miner: triplets of real rows against a brute force over all curves."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ DISTANCES: dict[str, tuple[Callable[[], BaseDistance], Callable, str]] = {
     "l2": (LpDistance, papers.unit, "arc"),
     "l2 squared": (lambda: LpDistance(power=2), papers.unit, "arc"),
     "cosine": (CosineSimilarity, papers.unit, "arc"),
-    "dot": (DotProductSimilarity, papers.unit, "arc"),
+    "dot": (partial(DotProductSimilarity, normalize_embeddings=True), papers.unit, "arc"),
     "raw l2": (lambda: LpDistance(normalize_embeddings=False), lambda x: x, "segment"),
 }
 

@@ -64,7 +64,7 @@ def is_similarity(distance: BaseDistance) -> bool:
 # Margins are such that the tuples are active: an inactive one would hide a wrong gradient.
 SUPPORTED: dict[str, Callable[[BaseDistance], Loss]] = {
     "TripletMarginLoss": lambda d: losses.TripletMarginLoss(margin=20, distance=d),
-    "MarginLoss": lambda d: losses.MarginLoss(margin=20, beta=0.5, distance=d),
+    "MarginLoss": lambda d: losses.MarginLoss(margin=20, beta=0.5, distance=d).double(),
     "NTXentLoss": lambda d: losses.NTXentLoss(temperature=0.9, distance=d),
     "SupConLoss": lambda d: losses.SupConLoss(temperature=0.9, distance=d),
     "CircleLoss": lambda d: losses.CircleLoss(gamma=2, distance=d),
@@ -200,7 +200,7 @@ def curve_values(
     """Differentiable matrix entries: what the distance object would say of the two curves."""
     normalizes, inverted = see(distance)
     arcs = setting.arcs(normalizes)
-    x = distance.normalize(x) if normalizes or arcs else x
+    x = torch.nn.functional.normalize(x) if normalizes or arcs else x
     a, p, q0, q1 = (x[list(index)] for index in zip(*choices, strict=True))
     # LoOp has n = 0: between straight segments the largest product is at a corner
     ours = samples(a, p, setting.n, setting.normalize or normalizes)
@@ -362,7 +362,7 @@ def test_layout_of_the_batch(distance: str, setting: str) -> None:
     assert all(index.dtype == torch.int64 for index in out.indices_tuple)
     assert out.ref_emb.dtype == x.dtype
     assert out.ref_labels.dtype == LABELS.dtype
-    if seen.normalize_embeddings:
+    if properties_of(seen).normalizes:
         lengths = out.ref_emb[n:].norm(dim=1)
         torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=0, atol=1e-12)
     # Per ordered pair the same values, and the label of the class each comes from.
@@ -520,7 +520,7 @@ def test_degenerate_rows_give_finite_values(case: str, distance: str, setting: s
 
 def test_is_a_pml_loss_that_owns_the_inner_one() -> None:
     """DDP wrappers and optimisers see a PML loss with the inner loss's parameters."""
-    loss = losses.MarginLoss(learn_beta=True, num_classes=10, beta=5, margin=0)
+    loss = losses.MarginLoss(learn_beta=True, num_classes=10, beta=5, margin=0).double()
     wrapped = SyntheticLoss(loss, LoOpMiner())
     assert isinstance(wrapped, losses.BaseMetricLossFunction)
     assert [p.data_ptr() for p in wrapped.parameters()] == [loss.beta.data_ptr()]

@@ -105,19 +105,7 @@ def test_gradient_of_one_endpoint_alone(kind: Kind, wanted: int) -> None:
     assert all(end.grad is None for i, end in enumerate(alone) if i != wanted)
 
 
-def maps_bits() -> bool:
-    """Whether `vmap` takes a view of the bits of a number, which arcs need."""
-    try:
-        torch.func.vmap(lambda x: x.view(torch.int64))(torch.ones(2, 2, dtype=torch.float64))
-    except RuntimeError:
-        return False
-    return True
-
-
-of_arcs = pytest.mark.xfail(not maps_bits(), reason="this torch (2.4) maps no view of bits")
-
-
-@pytest.mark.parametrize("kind", ["segment", pytest.param("arc", marks=of_arcs)])
+@both_kinds
 @given(data=st.data())
 def test_function_transforms(kind: Kind, data: st.DataObject) -> None:
     """`torch.func.grad` and `vmap`, alone and composed, see what autograd sees."""
