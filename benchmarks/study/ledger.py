@@ -19,8 +19,8 @@ HARDNESS = "retrieval_study_hardness.csv"
 STEPS = "retrieval_study_steps.csv"
 IDEA_RUNS = "retrieval_ideas.csv"
 COLUMNS = (
-    *("dataset", "loss", "synthesis", "seed", "margin", "recall_at_1", "map_at_r", "nmi"),
-    *("seconds_per_step", "collapsed", "commit", "machine"),
+    *("dataset", "loss", "synthesis", "seed", "margin", "learning_rate"),
+    *("recall_at_1", "map_at_r", "nmi", "seconds_per_step", "collapsed", "commit", "machine"),
 )
 Row = dict[str, Any]
 
@@ -133,5 +133,5 @@ def cell_of(row: Row) -> Cell:
 
 
 def setting_of(row: Row) -> Setting:
-    """The setting of a row; those of the study's own file do not name their learning rate."""
+    """The setting of a row."""
     return Setting(float(row["margin"]), float(row["learning_rate"]))
