@@ -152,11 +152,11 @@ class Arcs:
         return points if self.of_units else normalized(points)
 
     def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
-        """As :class:`Curve`."""
+        """The k nearest arcs of another label for each row, with minus their product."""
         return ops.nearest_arcs(gram, rows, cols, k)
 
     def solve(self, points: Tensor, ends: Tensor) -> Solution:
-        """As :class:`Curve`."""
+        """Where two arcs come nearest, in float64."""
         # In float32 the rows are of length 1 to 6e-8, by which short arcs would be skew.
         units = normalized(wide(points))
         least = opposite_square(points.dtype)
@@ -167,11 +167,11 @@ class Arcs:
         return Solution(torch.cat(weights).to(points.dtype), sq_size=1)
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
-        """As :class:`Curve`; the gradient is that of points on the sphere."""
+        """The sums as points of the sphere, whose gradient is tangential."""
         return kept_unit(points)
 
     def products(self, points: Tensor) -> Products:
-        """As :class:`Curve`."""
+        """The largest product of two arcs, the cosine of their least angle."""
 
         def cosines(units: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
             ends = (rows.first, rows.second, cols.first, cols.second)
@@ -188,26 +188,26 @@ class Segments:
     on_sphere: bool = False
 
     def place(self, points: Tensor) -> Tensor:
-        """As :class:`Curve`."""
+        """The points themselves."""
         return points
 
     def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
-        """As :class:`Curve`."""
+        """The k nearest segments of another label for each row, with squared distances."""
         return ops.nearest_segments(gram, rows, cols, k)
 
     def solve(self, points: Tensor, ends: Tensor) -> Solution:
-        """As :class:`Curve`."""
+        """Where two segments come nearest, from differences of their endpoints."""
         endpoints = endpoints_at(points, ends)
         s, t = nearest_on_segments(endpoints)
         weights = torch.stack([1 - s, s, 1 - t, t], -1)
         return Solution(weights, endpoints.square().sum(-1).amax(-1))
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
-        """As :class:`Curve`."""
+        """The sums themselves."""
         return points
 
     def products(self, points: Tensor) -> Products:
-        """As :class:`Curve`; a product of two segments is bilinear, so largest at ends of both."""
+        """The largest product of two segments: bilinear, so at an end of each."""
         return samples(0, normalize=False, similarity=True).products(points)
 
 
@@ -249,15 +249,15 @@ class Samples:
 
     @property
     def translates(self) -> bool:
-        """As :class:`Curve`."""
+        """Whether samples move as their endpoints do: not where they are scaled or multiplied."""
         return not (self.normalize or self.similarity)
 
     def place(self, points: Tensor) -> Tensor:
-        """As :class:`Curve`."""
+        """The points themselves."""
         return points
 
     def nearest(self, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
-        """As :class:`Curve`."""
+        """The k pairs of another label with the nearest samples for each row."""
         return ops.nearest_samples(
             gram,
             rows,
@@ -271,7 +271,7 @@ class Samples:
         )
 
     def solve(self, points: Tensor, ends: Tensor) -> Solution:
-        """As :class:`Curve`."""
+        """The nearest of all samples of the one pair and all of the other."""
         products = [
             products_of(endpoints_at(points, some)) for some in _in_chunks(ends, points.shape[1])
         ]
@@ -295,14 +295,14 @@ class Samples:
         return Solution(weights.to(points.dtype), sq_size=0)
 
     def on_curve(self, points: Tensor, weights: Tensor) -> Tensor:
-        """As :class:`Curve`."""
+        """The sums; those between the ends over their length where ``normalize`` says so."""
         if not self.normalize:
             return points
         between = (weights > 0).all(-1, keepdim=True)
         return torch.where(between, kept_unit(points), points)
 
     def products(self, points: Tensor) -> Products:
-        """As :class:`Curve`."""
+        """The largest product of two samples."""
 
         def largest(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
             p = sample_terms(gram, rows, self.p_fractions, self.normalize).unsqueeze(-1)

@@ -28,14 +28,19 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
     the limit.
 
     Args:
-        n_points: points between the ends; 0 leaves the ends.
+        n_points: how many points between the ends are tried. More points find nearer negatives,
+            up to the nearest of all, which :class:`LoOpMiner` solves for, and take more time: the
+            search looks at (n_points + 2)^2 pairs of points of two curves. The paper uses 2; 0
+            leaves the ends, which is plain mining.
         normalize: divide the points between by their length. It matters only under a distance that
             does not normalise; one that does sees them normalised anyway.
         pairing: "auto" joins every two samples of a class of up to eight; in a larger class each
             sample with the two others that lie nearest to another class, so that time grows with
             the batch and not with the square of a class. "all" joins every two samples, whatever
             it costs. "consecutive" joins rows (0, 1), (2, 3), ..., as the paper's code.
-        num_negatives: nearest negative pairs per positive pair; None takes all.
+        num_negatives: how many nearest negative pairs each positive pair is given. 1, the hardest,
+            is what both papers do. More give a gentler mean, and as many more tuples; None takes
+            all, which grows with the square of the pairs.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -43,6 +48,9 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
 
     Gradient:
         To the ends of both chosen points, at their constant weights; the choice has none.
+
+        - Equally near points: one of them is chosen and gets it all.
+        - Points that coincide: distance 0, gradient 0.
 
     Precision:
         Points are chosen by a Gram matrix of float32 (float64 for float64), which on distances
@@ -165,7 +173,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
 
 
 def _direction_between(start: Tensor, end: Tensor) -> Tensor:
-    """The direction of ``start + end``, that of ``start`` where the two cancel out: (p, d)."""
+    """The direction of ``start + end``; where the two cancel out, of ``start`` alone: (p, d)."""
     point = start + end
     with torch.no_grad():
         sq, *parts = (x.square().sum(1, keepdim=True) for x in (point, start, end))

@@ -70,7 +70,9 @@ class LoOpMiner(HostMiner, Synthesizer):
             the batch and not with the square of a class. These are then its positives. "all"
             joins every two samples, whatever it costs. "consecutive" joins rows (0, 1), (2, 3),
             ..., as the paper's code. A lone sample is a negative curve of length zero.
-        num_negatives: nearest negative pairs per positive pair; None takes all.
+        num_negatives: how many nearest negative pairs each positive pair is given. 1, the hardest,
+            is what the paper does. More give a gentler mean, and as many more tuples; None takes
+            all, which grows with the square of the pairs.
         **base_miner_kwargs: ``distance`` (default ``LpDistance()``, normalised) and
             ``collect_stats``, as every pytorch-metric-learning miner. The stats of the last batch
             are ``num_tuples``, the mean distances ``hardest_real_negative`` (nearest ends) and
@@ -89,7 +91,7 @@ class LoOpMiner(HostMiner, Synthesizer):
         dimensions or fewer, several distances are 0 and the order decides.
 
     Gradient:
-        Mined triplets are indices and have none; that of :meth:`synthesize` is described there.
+        Mined triplets are indices and have none. :meth:`synthesize` describes its own.
 
     Precision:
         Where the distance normalises, the search ranks by a Gram matrix of float32 (float64 for

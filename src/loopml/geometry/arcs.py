@@ -55,7 +55,7 @@ def rounding_of_sum(start: Tensor, end: Tensor, total: Tensor, difference: Tenso
 def products_of(vectors: Tensor) -> Tensor:
     """The inner products of vectors (..., 4, d) in float64: (..., 4, 4).
 
-    In float32 those of curves that nearly touch would all be the same.
+    In float32 the products of curves that nearly touch would all be the same.
     """
     vectors = wide(vectors)
     return vectors @ vectors.mT
@@ -110,7 +110,7 @@ def arc_weights(endpoints: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor
 
 
 def kept_unit(x: Tensor) -> Tensor:
-    """``x``, unit vectors, over their lengths: the gradient is that of a point on the sphere.
+    """``x``, unit vectors, over their lengths, so that the gradient is tangential to the sphere.
 
     Where a row of the caller's is zero, and so is ``x``, it stays zero.
     """
@@ -159,9 +159,11 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
             are checked on the CPU only unless ``LOOPML_CHECK_VALUES=1``).
 
     Gradient:
-        The envelope form, through the normalisation of the endpoints, so it is tangential. Arcs
-        that touch have distance 0 and gradient 0. Where the minimiser is not unique (arcs of one
-        great circle, say) it is the gradient at the one returned.
+        The envelope form, through the normalisation of the endpoints, so it is tangential.
+
+        - Arcs that touch: distance 0, gradient 0.
+        - Several nearest pairs of points, as on arcs of one great circle: the gradient at the pair
+          that is returned.
 
     Precision:
         Computed in float64 and returned in the dtype of the arguments. In float64 the error is

@@ -69,9 +69,11 @@ def cones_of(sq_sum: Tensor, sq_difference: Tensor, inner: Tensor, least: float)
 
 
 def angle_of(x: Tensor, y: Tensor) -> Tensor:
-    """The angle of (x, y); that of (0, 0) is pi, so that its answer is an end of the arc.
+    """The angle of the vector (x, y) to the first axis, in (-pi, pi]; pi for (0, 0).
 
-    The frame of opposite endpoints has no middle, and an angle between its ends is no point.
+    Two opposite endpoints have no middle: both products of a point with their frame's first axis
+    are then 0, and where the second is 0 too, atan2 would answer 0, the middle that is not there.
+    The angle pi lies outside of every cone, so its clamp to the cone is an end of the arc.
     """
     return torch.atan2(y, x - torch.finfo(x.dtype).tiny)
 

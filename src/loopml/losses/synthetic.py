@@ -39,7 +39,10 @@ class SyntheticLoss(MiningLoss):
             curves have no known nearest points; the message has the name and the reason.
 
     Gradient:
-        As of the inner loss; through each synthetic negative to the ends of both curves.
+        The gradient of the inner loss, and through each synthetic negative to the ends of both
+        curves.
+
+        - Curves that touch: the negative lies on its anchor, and has no gradient.
 
     Precision:
         Half precision is computed in float32. Negatives are chosen by a float32 Gram matrix
@@ -80,7 +83,8 @@ class SyntheticLoss(MiningLoss):
         Args:
             embeddings: (n, d) floating point.
             labels: (n,) integers; needed, since the tuples are mined from them.
-            indices_tuple: accepted and not used: the tuples are mined here.
+            indices_tuple: accepted and not used: the tuples are mined here. A row's own copy among
+                the references is known by its label and its numbers, wherever it lies.
             ref_emb: (m, d) references that positives and negatives come from; default: the batch.
             ref_labels: (m,) their labels.
 

@@ -42,20 +42,20 @@ class ProductBound:
         self._rounding = _ROUNDINGS * eps * gram.diagonal().amax()
 
     def near(self, rows: Curves) -> Tensor:
-        """As :class:`Bound`."""
+        """The scores of row curves with all points: (b, n)."""
         first, second = (self._gram.index_select(0, end) for end in rows.pairs[:2])
         return self._to_points(first, second, rows.terms.unsqueeze(-1))
 
     def slack(self, rows: Curves, best: Tensor) -> Tensor:
-        """As :class:`Bound`."""
+        """The rounding of a score with a point, the same for all points: (b, 1)."""
         return (self._rounding * self._reach(rows.terms).noise).unsqueeze(1)
 
     def bar(self, best: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-        """As :class:`Bound`."""
+        """The best score counts fully where it is positive, and with the other weight where not."""
         return best.clamp(min=0), slack - best.clamp(max=0)
 
     def limit(self, first: Tensor, second: Tensor, slack: Tensor, col: Tensor) -> Tensor:
-        """As :class:`Bound`."""
+        """The score of a column from the products of its ends with the row, and rounding."""
         most = self._to_points(
             self._product(first), self._product(second), self._terms.index_select(-1, col)
         )
@@ -87,21 +87,21 @@ class DistanceBound:
         self.least = torch.stack([torch.ones_like(sq_length), -(0.25 + self._eps) * sq_length])
 
     def near(self, rows: Curves) -> Tensor:
-        """As :class:`Bound`."""
+        """Minus the squared distances of row curves to all points: (b, n)."""
         first, second = (self._gram.index_select(0, end) for end in rows.pairs[:2])
         return self._to_points(first, second, self._gram.diagonal(), rows.terms.unsqueeze(-1))
 
     def slack(self, rows: Curves, best: Tensor) -> Tensor:
-        """As :class:`Bound`."""
+        """The rounding of the points' squares and of the distances: (b, 1)."""
         # Of differences of the points' squares, and of the distances themselves.
         sq_length = SegmentTerms(*segment_terms(self._gram, rows.pairs)).sq_length
         return self._eps * (self._sq_size + sq_length.unsqueeze(1) - best)
 
     def bar(self, best: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-        """As :class:`Bound`."""
+        """A column of length L comes nearer than its ends by at most L^2 / 4."""
         return best - slack, torch.ones_like(best)
 
     def limit(self, first: Tensor, second: Tensor, slack: Tensor, col: Tensor) -> Tensor:
-        """As :class:`Bound`."""
+        """The score of a column from the distances of its ends to the row, and rounding."""
         segment = SegmentTerms(*self._segments.index_select(-1, col))
         return slack + self._eps * segment.sq_length - sq_to_segment(-first, -second, segment)

@@ -42,7 +42,7 @@ def test_swap(kind: Kind, data: st.DataObject, dtype: torch.dtype) -> None:
 @both_kinds
 @given(data=st.data(), dtype=dtypes)
 def test_reversal(kind: Kind, data: st.DataObject, dtype: torch.dtype) -> None:
-    """A curve is the same set from its other end."""
+    """d((p1, p0), Q) = d((p0, p1), Q): a curve is the same set from its other end."""
     problem = data.draw(family_curves(kind))
     p0, p1, q0, q1 = curves = tensors(problem.curves, dtype)
     expected = FUNCTIONS[kind].distance(*curves)
@@ -69,7 +69,7 @@ def test_isometry(kind: Kind, data: st.DataObject) -> None:
 @both_kinds
 @given(data=st.data(), dtype=dtypes, extra=st.integers(1, 9))
 def test_zero_padding(kind: Kind, data: st.DataObject, dtype: torch.dtype, extra: int) -> None:
-    """Dimensions that no endpoint uses change nothing and get no gradient."""
+    """d((P, 0), (Q, 0)) = d(P, Q), and the new dimensions get no gradient."""
     problem = data.draw(family_curves(kind))
     padded = tensors(np.pad(problem.curves, ((0, 0), (0, 0), (0, extra))), dtype)
     distance = FUNCTIONS[kind].distance(*padded)
@@ -82,7 +82,7 @@ def test_zero_padding(kind: Kind, data: st.DataObject, dtype: torch.dtype, extra
 @both_kinds
 @given(data=st.data(), fraction=st.floats(0, 1))
 def test_subdivision(kind: Kind, data: st.DataObject, fraction: float) -> None:
-    """A curve cut in two is as near as the nearer of its parts."""
+    """d(P1 + P2, Q) = min(d(P1, Q), d(P2, Q)) for a curve cut in two."""
     problem = data.draw(unique_curves(kind))
     p0, p1, q0, q1 = problem.curves
     cut = points_on(kind, p0, p1, np.full(len(p0), fraction))
@@ -97,7 +97,7 @@ def test_subdivision(kind: Kind, data: st.DataObject, fraction: float) -> None:
 @both_kinds
 @given(data=st.data(), dtype=dtypes)
 def test_corners_are_upper_bounds(kind: Kind, data: st.DataObject, dtype: torch.dtype) -> None:
-    """No pair of endpoints is nearer than the curves."""
+    """d(P, Q) <= |p_i - q_j| for each pair of endpoints."""
     problem = data.draw(family_curves(kind))
     curves = tensors(problem.curves, dtype)
     distance = FUNCTIONS[kind].distance(*curves)
@@ -134,7 +134,7 @@ def test_embedding_expansion_tends_to_loop_from_above(kind: Kind, data: st.DataO
 @both_kinds
 @given(data=st.data(), dtype=dtypes)
 def test_broadcasting_is_a_loop(kind: Kind, data: st.DataObject, dtype: torch.dtype) -> None:
-    """Leading axes broadcast as anywhere in torch, and each entry is computed on its own."""
+    """d(P, Q)[i, j] = d(P[i], Q[j]): leading axes broadcast, and each entry is its own."""
     problem = data.draw(family_curves(kind, batch=12))
     p0, p1, q0, q1 = tensors(problem.curves, dtype)
     shaped = (p0[:3, None], p1[3], q0[None, :4], q1[:12].reshape(3, 4, -1))
