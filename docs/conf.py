@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.miners import BaseMiner
+
 import loopml
+from loopml.host import HostMiner
 from loopml.losses.mined import MinedLoss, MiningLoss
 
 if TYPE_CHECKING:
@@ -99,6 +103,14 @@ PUBLIC_NAMES = {
 }
 
 
+# Private bases of losses and miners, and the public ones that they add to.
+HOST_BASES = {
+    MinedLoss: BaseMetricLossFunction,
+    MiningLoss: BaseMetricLossFunction,
+    HostMiner: BaseMiner,
+}
+
+
 def resolve_private_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
 ) -> nodes.Element | None:
@@ -114,8 +126,7 @@ def name_public_bases(
     app: Sphinx, name: str, obj: type, options: dict[str, bool], bases: list[type]
 ) -> None:
     """Show the base of pytorch-metric-learning in the place of our private one."""
-    shared = {MinedLoss: MiningLoss.__base__, MiningLoss: MiningLoss.__base__}
-    bases[:] = [shared.get(base, base) for base in bases]
+    bases[:] = [HOST_BASES.get(base, base) for base in bases]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
