@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
 from loopml.batch import Batch, batch_of, own_references, positive_mask
-from loopml.pairing import ALL_UP_TO, PARTNERS, pair_up
+from loopml.pairing import ALL_UP_TO, PARTNERS, nearest_others, pair_up
 
 DISTANCES: dict[str, Callable[[], Any]] = {
     "unit": LpDistance,
@@ -213,3 +213,13 @@ def test_references_with_labels_of_their_own(labels_too: bool) -> None:
     anchor, positive, negative = LoOpMiner()(x, y, x, other)
     assert bool((y[anchor] == other[positive]).all())
     assert bool((y[anchor] != other[negative]).all())
+
+
+@pytest.mark.parametrize("similarity", [False, True])
+def test_nearest_other_of_rows_of_any_length(similarity: bool) -> None:
+    """Minus half the squared distance to the nearest row of another label, or the product."""
+    x, y = batch(0, np.arange(30) % 4)
+    x = x * torch.linspace(0.1, 5, 30, dtype=x.dtype).unsqueeze(1)
+    nearness = x @ x.T if similarity else -torch.cdist(x, x).square() / 2
+    wanted = nearness.masked_fill(y.unsqueeze(1) == y, -torch.inf).amax(1)
+    torch.testing.assert_close(nearest_others(x @ x.T, y, similarity), wanted)
