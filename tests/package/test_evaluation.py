@@ -508,6 +508,13 @@ def test_only_information_needs_scikit_learn(
         *RANKED,
         *(f"recall_at_{rank}" for rank in RANKS),
     }
+    information = () if missing else ("NMI", "AMI")
+    assert set(calculator.get_accuracy(x, y)) == {
+        "clustering_f1",
+        *RANKED,
+        *(f"recall_at_{rank}" for rank in RANKS),
+        *information,
+    }
     clustered.clear()
     for name in ("NMI", "AMI"):
         if missing:

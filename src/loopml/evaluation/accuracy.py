@@ -18,7 +18,7 @@ from loopml.evaluation.blocks import (
     means_per_class,
     score_queries,
 )
-from loopml.evaluation.clustering import AGREEMENT, agreement, kmeans
+from loopml.evaluation.clustering import AGREEMENT, agreement, computable, kmeans
 from loopml.evaluation.inputs import Array, Inputs, single, take_inputs
 from loopml.evaluation.neighbours import searcher
 from loopml.evaluation.options import Names, check_k, check_recall_at, chosen
@@ -44,7 +44,8 @@ class RetrievalAccuracy:
 
     The keys of the result are ``recall_at_1``, ``recall_at_2``, ... and ``clustering_f1``, and
     those of pytorch-metric-learning's ``AccuracyCalculator``, with its values: ``NMI``, ``AMI``
-    (both need scikit-learn), ``precision_at_1``, ``r_precision``, ``mean_average_precision_at_r``,
+    (both left out where scikit-learn is not installed, unless ``include`` names them),
+    ``precision_at_1``, ``r_precision``, ``mean_average_precision_at_r``,
     ``mean_average_precision`` and ``mean_reciprocal_rank``. It is called as that one, and its
     testers take it as their ``accuracy_calculator``.
 
@@ -159,6 +160,7 @@ class RetrievalAccuracy:
         self.k = check_k(k)
         recalls = [f"recall_at_{rank}" for rank in self.recall_at]
         self.names = chosen([*AGREEMENT, *RANKED, *recalls], include, exclude)
+        self._by_name = bool(include)
         self.avg_of_avgs = check_flag("avg_of_avgs", avg_of_avgs)
         self.return_per_class = check_flag("return_per_class", return_per_class)
         if avg_of_avgs and return_per_class:
@@ -216,6 +218,8 @@ class RetrievalAccuracy:
                 order of arguments is that of pytorch-metric-learning since 2.0.
         """
         names = chosen(self.names, include, exclude)
+        if not (include or self._by_name):
+            names = computable(names)
         given = take_inputs(
             query,
             query_labels,

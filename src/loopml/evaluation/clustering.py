@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import faiss
 import torch
 from torch import Tensor
 
 AGREEMENT = ("AMI", "NMI", "clustering_f1")
+_OF_SKLEARN = ("AMI", "NMI")
+
+
+def computable(names: list[str]) -> list[str]:
+    """The scores that the installed packages can compute."""
+    if find_spec("sklearn") is not None:
+        return names
+    return [name for name in names if name not in _OF_SKLEARN]
 
 
 def kmeans(x: Tensor, n_clusters: int, *, seed: int, gpu: bool) -> Tensor:
