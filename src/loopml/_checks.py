@@ -71,7 +71,7 @@ def check_finite(name: str, x: Tensor) -> None:
 def _largest(x: Tensor) -> tuple[Tensor, float]:
     """The largest entry of ``x``, NaN if one is, and the one up to which distances can be squared.
 
-    Both are those of the dtype that squared distances are computed in.
+    Both are in the dtype that squared distances are computed in.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     return x.detach().abs().amax(), math.sqrt(torch.finfo(dtype).max / x.shape[-1]) / 8

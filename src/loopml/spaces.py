@@ -69,5 +69,5 @@ def comparable(space: Space, embeddings: Tensor) -> Tensor:
 
 def seen_by(space: Space, embeddings: Tensor) -> Tensor:
     """The embeddings as they are compared in ``space``; a zero row stays zero, without gradient."""
-    # The least length is that of torch.nn.functional.normalize.
+    # The least length of torch.nn.functional.normalize.
     return direction_of(embeddings, 1e-12) if space is SPHERE else embeddings

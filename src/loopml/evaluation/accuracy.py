@@ -57,8 +57,8 @@ class RetrievalAccuracy:
         distance: "cosine" ranks and clusters the directions of the rows (they are divided by their
             norm first; a zero row stays zero), "euclidean" the rows as they are. Of rows of norm 1,
             as testers of pytorch-metric-learning make them, the ranks are the same.
-        seed: of the k-means, so that scores repeat. The default is that of faiss, with which NMI
-            and AMI of float32 rows under "euclidean" are those of an ``AccuracyCalculator``. Not
+        seed: of the k-means, so that scores repeat. The default is faiss's own, with which NMI
+            and AMI of float32 rows under "euclidean" equal an ``AccuracyCalculator``'s. Not
             used by a ``kmeans_func``.
         k: neighbours that the scores look at, except recall and ``precision_at_1``, which have
             their own number. "max_bin_count" is as many as the largest class needs, which makes
@@ -100,7 +100,7 @@ class RetrievalAccuracy:
         decides.
 
     Precision:
-        Ranks are those of distances from differences in float64, of the rows as they were given,
+        Ranks are ranks of distances from differences in float64, of the rows as they were given,
         divided by their norm in float64 under "cosine": the rank of a reference depends neither on
         other rows nor on how many there are. Products choose, with a bound of their rounding for
         each pair; what the bound cannot tell apart is measured from differences. Only float64 rows
@@ -214,8 +214,8 @@ class RetrievalAccuracy:
             TypeError: an argument is no array of its kind, or labels are no whole numbers.
             ImportError: NMI or AMI is asked for, and scikit-learn is not installed.
             ValueError: shapes do not fit, there is no row, a value is NaN or infinite, labels are
-                missing, the references do not begin with the queries, or a score is unknown. The
-                order of arguments is that of pytorch-metric-learning since 2.0.
+                missing, the references do not begin with the queries, or a score is unknown.
+                Arguments have the order of pytorch-metric-learning since 2.0.
         """
         names = chosen(self.names, include, exclude)
         if not (include or self._by_name):
@@ -291,7 +291,7 @@ class RetrievalAccuracy:
         return lambda rows: indices[rows]
 
     def _mean(self, values: Tensor, labels: Tensor) -> float | list[float]:
-        """Over queries, or over those of each class."""
+        """Over queries, or over the queries of each class."""
         if not (self.avg_of_avgs or self.return_per_class):
             return float(values.mean())
         means = means_per_class(values, labels)

@@ -16,7 +16,7 @@ _QUERIES = 1 << 11
 
 
 def count_relevant(labels: Tensor, ref_labels: Tensor, excluded: bool, compare: Compare) -> Tensor:
-    """How many references each query can find, (n,): those of its class, itself left out."""
+    """How many references each query can find, (n,): the rows of its class, itself left out."""
     if compare is torch.eq:
         unique, index = torch.unique(torch.cat([labels, ref_labels]), return_inverse=True)
         matches = torch.bincount(index[len(labels) :], minlength=len(unique))
@@ -43,7 +43,7 @@ def score_queries(
         depths: how many neighbours each score looks at.
         rows: the queries.
         search: from some queries, (b,), to their neighbours, (b, greatest depth), nearest first.
-        labels: those of all queries and those of the references.
+        labels: the labels of all queries, and of the references.
         relevant: how many references each query can find, at least 1 for those in ``rows``.
         compare: whether labels match, of two tensors of labels that broadcast.
     """

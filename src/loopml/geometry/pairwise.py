@@ -240,7 +240,7 @@ def _nearest_angles(p: _Axes, q: _Axes) -> tuple[Tensor, Tensor]:
         products = torch.stack([torch.stack([x @ y.T for y in q.vectors]) for x in p.vectors])
         a, b = candidates(products, of_p, of_q)
         xx, xy, yx, yy = frame_products(products, of_p, of_q)
-        # How much less than that of the middles the cosine is. Those of arcs 1e-8 long differ by
+        # How much less the cosine is than the middles' cosine. Cosines of arcs 1e-8 long differ by
         # 1e-16, which is their rounding, but this does not. 1 - cos a is also 2 sin^2 (a / 2).
         less_a, less_b = 2 * (a / 2).sin() ** 2, 2 * (b / 2).sin() ** 2
         less = xx * (less_a + less_b - less_a * less_b)

@@ -30,9 +30,9 @@ class Differences(NamedTuple):
     p: Tensor  # (..., d) p1 - p0
     q: Tensor  # (..., d) q1 - q0
     starts: Tensor  # (..., d) p0 - q0
-    p_unit: Tensor  # (..., 1) the unit of p over that of the starts
+    p_unit: Tensor  # (..., 1) the unit of p over the unit of the starts
     q_unit: Tensor
-    unit: Tensor  # (..., 1) that of the starts
+    unit: Tensor  # (..., 1) the unit of the starts
 
 
 def differences_of(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Differences:

@@ -20,7 +20,7 @@ class SyntheticLoss(MiningLoss):
 
     ``SyntheticLoss(loss, synthesizer)(embeddings, labels)`` makes the hard negatives that the
     loss's own distance finds hardest and gives them to the loss as triplets, with the real batch as
-    queries. Value and gradient are those of the loss with the anchor-negative distance overwritten
+    queries. Value and gradient equal the loss with the anchor-negative distance overwritten
     by the distance of the two curves.
 
     Args:

@@ -42,14 +42,14 @@ def rounding(dtype: torch.dtype) -> float:
 
 
 def grid_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
-    """Products of the ends of b row curves with those of c column curves: (2, 2, b, c)."""
+    """Products of the ends of b row curves with the ends of c column curves: (2, 2, b, c)."""
     index = torch.cat([cols.first, cols.second])
     ends = gram.index_select(0, torch.cat([rows.first, rows.second]))
     return ends.index_select(1, index).view(2, len(rows.first), 2, len(cols.first)).transpose(1, 2)
 
 
 def listed_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
-    """Products of the ends of m row curves, each with those of its column curve: (2, 2, m)."""
+    """Products of the ends of m row curves with the ends of their column curves: (2, 2, m)."""
     p, q = torch.stack([rows.first, rows.second]), torch.stack([cols.first, cols.second])
     return gram[p.unsqueeze(1), q]
 
@@ -262,7 +262,7 @@ def weigh_samples(
     if not normalize:
         return torch.stack(SampleTerms(w0.expand_as(sq), w1.expand_as(sq), square=sq))
     between = (w0 > 0) & (w1 > 0)
-    # The threshold is that of arcs where both weights are 1/2.
+    # The same threshold as for arcs, where both weights are 1/2.
     none = sq <= (rounding(sq.dtype) / 2 * own).clamp(min=torch.finfo(sq.dtype).tiny)
     first, second = between & none, torch.zeros_like(none)
     if unit:

@@ -101,7 +101,7 @@ def with_zeros(curves: Curves, had_zero: Tensor) -> Curves:
 
 
 def scored_with_zeros(score: Score, of_product: Callable[[Tensor], Tensor]) -> Score:
-    """The score of curves :func:`with_zeros`, where ``of_product`` is that of an inner product."""
+    """The score of curves :func:`with_zeros`, where ``of_product`` scores an inner product."""
 
     def nearness(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
         found = score(corner, p_terms[:-1], q_terms[:-1])
