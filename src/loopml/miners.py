@@ -32,8 +32,8 @@ from loopml.synthesis import (
 _CHUNK = 1 << 14
 
 
-# The product of two segments is bilinear, so it is largest at corners. In each entry the nearest
-# points of two curves are the points of the largest product too, which a loss reads.
+# The product of two segments is bilinear, so it is largest at corners: under a dot product, where a
+# loss reads products, a segment is its two ends.
 # By names, since the compiler of torch 2.4 reads no other keys.
 _CURVES: dict[tuple[str, str], Curve] = {
     (SPHERE.name, "arc"): Arcs(of_units=True),
