@@ -128,11 +128,9 @@ def _row_keys(x: Tensor) -> Tensor:
 def positive_mask(batch: Batch) -> Tensor:
     """Which references are positives of which rows: the same class, and not the row itself: (n, m).
 
-    Without references the batch is its own.
+    The batch has references.
     """
     mask = batch.labels.unsqueeze(1) == batch.labels_of_others()
-    if batch.ref_emb is None:
-        return mask.fill_diagonal_(False)
     own = own_references(batch)
     if mask.shape[1]:
         # Where a row is none of the references, the first of them stays what it is.

@@ -176,7 +176,10 @@ class LoOpMiner(HostMiner, Synthesizer):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`forward`, without candidates."""
+        """Mine triplets of real rows, of all candidates.
+
+        It takes what :meth:`forward` takes but for candidates, and returns and raises the same.
+        """
         self._clear_stats()
         batch = batch_of(embeddings, labels, ref_emb, ref_labels)
         with torch.no_grad(), full_precision(batch.embeddings):

@@ -139,15 +139,13 @@ def nearest_others(gram: Tensor, labels: Tensor, similarity: bool) -> Tensor:
     """How near the nearest row of another label is to each row.
 
     Args:
-        gram: (n, n) inner products.
+        gram: (n, n) inner products, n at least 1.
         labels: (n,).
         similarity: whether near is a large inner product or a small distance.
 
     Returns:
         (n,) that product, or minus half the squared distance; -inf where there is no other label.
     """
-    if len(labels) == 0:
-        return gram.new_empty(0)
     half_sq = gram.diagonal() * (0.0 if similarity else 0.5)
     size = _BLOCK // len(labels) + 1
     nearest = [

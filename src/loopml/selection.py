@@ -12,7 +12,7 @@ def largest(scores: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Args:
         scores: (b, c).
         allowed: (b, c) bool.
-        k: how many; rows with fewer are filled up.
+        k: how many, at most c where there are columns; rows with fewer allowed are filled up.
 
     Returns:
         Indices (b, k), -1 where there is no allowed score left, and scores (b, k), -inf there.
@@ -20,20 +20,15 @@ def largest(scores: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     b, c = scores.shape
     scores = torch.where(allowed, scores, -torch.inf).nan_to_num(-torch.inf, torch.inf, -torch.inf)
-    taken = min(k, c)
-    if taken == 0:
+    if c == 0:
         value = scores.new_full((b, k), -torch.inf)
         return torch.full_like(value, -1, dtype=torch.int64), value
-    if taken == 1:
+    if k == 1:
         value, index = scores.max(1, keepdim=True)  # the first of equal ones, as documented
     else:
         value, index = scores.sort(dim=1, descending=True, stable=True)
-        value, index = value[:, :taken], index[:, :taken]
-    index = torch.where(value > -torch.inf, index, -1)
-    if taken == k:
-        return index, value
-    missing, pad = (0, k - taken), torch.nn.functional.pad
-    return pad(index, missing, value=-1), pad(value, missing, value=-torch.inf)
+        value, index = value[:, :k], index[:, :k]
+    return torch.where(value > -torch.inf, index, -1), value
 
 
 def smallest_per_group(value: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:

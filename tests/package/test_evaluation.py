@@ -988,3 +988,14 @@ def test_values_that_nobody_looked_at() -> None:
     """On CUDA values are not read beforehand; the search says so."""
     with pytest.raises(ValueError, match="finite"):
         neighbours.searcher(X * math.nan, 1, X, False)
+
+
+def test_what_a_function_of_the_user_cannot_take() -> None:
+    """Rows beyond float32 for its search, and labels of another length for its comparison."""
+    x, y = sample()
+    search = only_recall(knn_func=lambda query, k, reference, own: (None, None))
+    with pytest.raises(ValueError, match=r"query must fit into float32.*scale the embeddings"):
+        search.get_accuracy(x.double() * 1e60, y)
+    compare = only_recall(label_comparison_fn=lambda a, b: (a == b).any(-1))
+    with pytest.raises(ValueError, match="query_labels must have one entry per row of query"):
+        compare.get_accuracy(x, y[:-1, None].repeat(1, 2))

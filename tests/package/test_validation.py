@@ -409,3 +409,19 @@ def test_values_are_checked_everywhere_where_the_environment_says_so(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["True", str(looks)]
+
+
+@pytest.mark.parametrize("call", WITH_REFERENCE)
+def test_half_a_reference(call: str) -> None:
+    """References need labels, and labels of references need them."""
+    x, labels = good()
+    for half in ({"ref_emb": x}, {"ref_labels": labels}):
+        with pytest.raises(ValueError, match="give both or neither"):
+            CALLS[call](x, labels, **half)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_rows_without_a_number(call: str) -> None:
+    """Embeddings of no dimension have a message without advice: nothing would help."""
+    with pytest.raises(ValueError, match=r"with dim >= 1, got \(6, 0\)$"):
+        CALLS[call](good()[0][:, :0], good()[1])

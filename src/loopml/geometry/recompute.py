@@ -39,7 +39,8 @@ class _Recomputed(torch.autograd.Function):
 def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """``function(*tensors)``, whose gradient keeps the tensors and no temporaries.
 
-    ``torch.utils.checkpoint`` does the same for modules, and its first call takes 150 MB.
+    ``torch.utils.checkpoint`` does the same for modules, and its first call takes more memory than
+    a block of temporaries that it would save.
 
     Args:
         function: deterministic; what else it uses must have no gradient.
