@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,6 +18,29 @@ class Pairs(NamedTuple):
     def take(self, index: Tensor | slice) -> Pairs:
         """The pairs at ``index``."""
         return Pairs(self.first[index], self.second[index], self.label[index])
+
+
+class Gram(NamedTuple):
+    """Inner products of points with others: of a batch with the rows that its tuples come from."""
+
+    inner: Tensor  # (a, b)
+    row_square: Tensor  # (a,) of the points of the first axis with themselves
+    col_square: Tensor  # (b,) of those of the second
+
+
+class Side(NamedTuple):
+    """The curves on one side of a search, whose ends are points of one axis of a Gram matrix."""
+
+    pairs: Pairs  # (p,)
+    inner: Tensor  # (p,) products of the two ends of each curve
+
+
+class Scaled(IntEnum):
+    """Which points of a curve, sums of its ends, are divided by their length."""
+
+    NONE = 0
+    BETWEEN = 1  # those between the ends
+    ALL = 2
 
 
 class Closest(NamedTuple):

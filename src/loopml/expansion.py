@@ -11,6 +11,7 @@ from loopml.batch import batch_of
 from loopml.curves import Curve, samples
 from loopml.geometry.lengths import normalized
 from loopml.pairing import PAIRINGS, pair_up
+from loopml.points import gram_of
 from loopml.spaces import DOT_PRODUCT, SPHERE, Space, seen_by
 from loopml.synthesis import Synthesizer
 
@@ -143,7 +144,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         batch = batch_of(embeddings, labels)
         embeddings, labels = batch.embeddings.to(embeddings.dtype), batch.labels
         seen = seen_by(SPHERE, batch.embeddings).detach()
-        pairs = pair_up(self.pairing, batch, gram=seen @ seen.T).positives
+        pairs = pair_up(self.pairing, batch, gram=gram_of(seen, seen)).positives
         first, second = embeddings[pairs.first], embeddings[pairs.second]
         points = []
         for k in range(1, self.n_points + 1):

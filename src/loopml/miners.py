@@ -12,21 +12,11 @@ from loopml._types import SyntheticBatch
 from loopml.batch import Batch, batch_of, full_precision
 from loopml.curves import Arcs, Curve, Segments, samples
 from loopml.host import HostMiner, miner_arguments
+from loopml.measure import Negatives, measure_distance, solve
 from loopml.pairing import PAIRINGS, pair_up
+from loopml.points import Points, points_of
 from loopml.spaces import DOT_PRODUCT, EUCLIDEAN, SPHERE, Space, space_of
-from loopml.synthesis import (
-    STATS,
-    Nearest,
-    Negatives,
-    Points,
-    Synthesizer,
-    Tuples,
-    choose,
-    measure,
-    points_of,
-    solve,
-    stats_of,
-)
+from loopml.synthesis import STATS, Synthesizer, Tuples, choose, stats_of
 
 # Tuples whose endpoints are measured at once when an index miner returns all of them.
 _CHUNK = 1 << 14
@@ -194,16 +184,17 @@ class LoOpMiner(HostMiner, Synthesizer):
         chunks = torch.split(tuples.negatives.ends(), _CHUNK)
         weights = torch.cat([solve(kind, points, ends).weights for ends in chunks])
         if self.collect_stats:
-            self._record(points, tuples, _measure_in_chunks(kind, points, tuples.negatives))
+            weights, distance = _measure_in_chunks(kind, points, tuples.negatives)
+            self._record(points, tuples, weights, distance)
         first, second, _ = tuples.negatives.curve
         endpoint = torch.where(weights[:, 2] >= weights[:, 3], first, second)[tuples.which]
         offset = batch.offset()
         return tuples.anchor, tuples.positive - offset, endpoint - offset
 
-    def _record(self, points: Points, tuples: Tuples, nearest: Nearest) -> None:
+    def _record(self, points: Points, tuples: Tuples, weights: Tensor, distance: Tensor) -> None:
         if self.collect_stats:
             m = len(tuples.anchor)
-            stats = stats_of(points, tuples.negatives, nearest.weights, nearest.distance, m)
+            stats = stats_of(points, tuples.negatives, weights, distance, m)
             for name, value in stats.items():
                 setattr(self, name, value)
 
@@ -254,13 +245,14 @@ class LoOpMiner(HostMiner, Synthesizer):
         )
 
 
-def _measure_in_chunks(kind: Curve, points: Points, negatives: Negatives) -> Nearest:
-    """As ``measure``, without the points, so that all tuples of a batch fit into memory."""
-    chunks = []
-    for start in range(0, max(1, len(negatives.anchor)), _CHUNK):
-        chunks.append(measure(kind, points, negatives.take(slice(start, start + _CHUNK))))
-    weights, _, _, distance = (torch.cat(column) for column in zip(*chunks, strict=True))
-    return Nearest(weights, weights.new_empty(0), weights.new_empty(0), distance)
+def _measure_in_chunks(kind: Curve, points: Points, negatives: Negatives) -> tuple[Tensor, Tensor]:
+    """As ``measure_distance``, so that all tuples of a batch fit into memory."""
+    chunks = [
+        measure_distance(kind, points, negatives.take(slice(start, start + _CHUNK)))
+        for start in range(0, max(1, len(negatives.anchor)), _CHUNK)
+    ]
+    weights, distance = (torch.cat(column) for column in zip(*chunks, strict=True))
+    return weights, distance
 
 
 def _among(

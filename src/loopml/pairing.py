@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loopml._checks import values_readable
-from loopml._types import Pairs
+from loopml._types import Gram, Pairs
 from loopml.batch import Batch, own_references, positive_mask
 
 PAIRINGS = ("auto", "all", "consecutive")
@@ -40,7 +40,7 @@ class Pairing(NamedTuple):
 
 
 def pair_up(
-    pairing: str, batch: Batch, *, gram: Tensor | None = None, similarity: bool = False
+    pairing: str, batch: Batch, *, gram: Gram | None = None, similarity: bool = False
 ) -> Pairing:
     """The curves of a batch.
 
@@ -74,7 +74,7 @@ def pair_up(
     frontier = None
     if pairing == "auto" and _has_large_class(others):
         assert gram is not None
-        frontier = _frontier(gram[offset:, offset:], others, similarity)
+        frontier = _frontier(gram, labels, others, similarity)
     if own and frontier is None:
         curves, lone = all_curves(labels)
         return _both_ways(curves, _concatenate(curves, lone) if len(lone.first) else curves)
@@ -135,24 +135,29 @@ def _has_large_class(labels: Tensor) -> bool:
     return bool((ranked[ALL_UP_TO:] == ranked[:-ALL_UP_TO]).any())
 
 
-def nearest_others(gram: Tensor, labels: Tensor, similarity: bool) -> Tensor:
-    """How near the nearest row of another label is to each row.
+def nearest_others(gram: Gram, row_labels: Tensor, labels: Tensor, similarity: bool) -> Tensor:
+    """How near the nearest row of another label is to each column.
 
     Args:
-        gram: (n, n) inner products, n at least 1.
-        labels: (n,).
+        gram: (n, m) of the rows with the columns, n at least 1.
+        row_labels: (n,).
+        labels: (m,) of the columns.
         similarity: whether near is a large inner product or a small distance.
 
     Returns:
-        (n,) that product, or minus half the squared distance; -inf where there is no other label.
+        (m,) that product, or minus half the squared distance; -inf where there is no other label.
     """
-    half_sq = gram.diagonal() * (0.0 if similarity else 0.5)
-    size = _BLOCK // len(labels) + 1
+    share = 0.0 if similarity else 0.5
+    size = _BLOCK // max(1, len(labels)) + 1
     nearest = [
-        (rows - half_sq).masked_fill_(label.unsqueeze(1) == labels, -torch.inf).amax(1)
-        for rows, label in zip(torch.split(gram, size), torch.split(labels, size), strict=True)
+        (rows - share * square.unsqueeze(1))
+        .masked_fill_(label.unsqueeze(1) == labels, -torch.inf)
+        .amax(0)
+        for rows, square, label in zip(
+            *(torch.split(x, size) for x in (gram.inner, gram.row_square, row_labels)), strict=True
+        )
     ]
-    return torch.cat(nearest) - half_sq
+    return torch.stack(nearest).amax(0) - share * gram.col_square
 
 
 class _Frontier(NamedTuple):
@@ -168,9 +173,9 @@ class _Frontier(NamedTuple):
         return start, torch.searchsorted(self.label, labels, right=True) - start
 
 
-def _frontier(gram: Tensor, labels: Tensor, similarity: bool) -> _Frontier:
+def _frontier(gram: Gram, row_labels: Tensor, labels: Tensor, similarity: bool) -> _Frontier:
     """The order of the rows of each class; of equally near ones the first comes first."""
-    nearness = nearest_others(gram, labels, similarity)
+    nearness = nearest_others(gram, row_labels, labels, similarity)
     order = nearness.argsort(descending=True, stable=True)
     label, by_class = labels[order].sort(stable=True)
     order = order[by_class]

@@ -30,6 +30,9 @@ from loopml import (
     selection,
     synthesis,
 )
+from loopml import (
+    measure as measuring,
+)
 from loopml.geometry import arcs, distances, packing, pairwise, segments, transplant
 from loopml.ops import positives, scores, search
 
@@ -59,6 +62,11 @@ def pairs(size: str) -> dict[str, Any]:
     )
 
 
+def side(size: str) -> dict[str, Any]:
+    """The annotation of ``Side``."""
+    return fields(pairs=pairs(size), inner=Float[Tensor, size])
+
+
 CLOSEST = fields(
     s=Float[Tensor, "*b"],
     t=Float[Tensor, "*b"],
@@ -80,9 +88,12 @@ SYNTHETIC = fields(
     ref_emb=Float[Tensor, "r d"],
     ref_labels=Integer[Tensor, "r"],
 )
-Gram, Found = Float[Tensor, "m m"], tuple[Int64[Tensor, "p k"], Float[Tensor, "p k"]]
+GRAM = fields(
+    inner=Float[Tensor, "a b"], row_square=Float[Tensor, "a"], col_square=Float[Tensor, "b"]
+)
+Inner, Found = Float[Tensor, "a b"], tuple[Int64[Tensor, "p k"], Float[Tensor, "p k"]]
 Points = Float[Tensor, "m d"]
-POINTS = fields(seen=Points, placed=Points, gram=Gram)
+POINTS = fields(seen=Points, placed=Points, located=Points, gram=GRAM)
 NEGATIVES = fields(anchor=Int64[Tensor, "u"], positive=Int64[Tensor, "u"], curve=pairs("u"))
 
 # --- what users call ---------------------------------------------------------------------------
@@ -172,7 +183,7 @@ def pair_up(
     pairing,
     batch: BATCH,
     *,
-    gram: Float[Tensor, "g g"] | None,
+    gram,
     similarity,
 ) -> fields(
     positives=pairs("p"),
@@ -200,37 +211,35 @@ def smallest_per_group(
 
 @of(pairing)
 def nearest_others(
-    gram: Float[Tensor, "n n"], labels: Labels, similarity
-) -> Float[Tensor, "n"]: ...
+    gram: GRAM, row_labels: Integer[Tensor, "a"], labels: Integer[Tensor, "b"], similarity
+) -> Float[Tensor, "b"]: ...
 
 
 @of(distances)
-def half_sq_distances(points: Points) -> Float[Tensor, "m m"]: ...
+def half_sq_distances(points: Points, others) -> Float[Tensor, "m _"]: ...
 
 
 @of(positives)
-def farthest_positives(gram: Float[Tensor, "n n"], labels: Labels) -> Int64[Tensor, "n"]: ...
+def farthest_positives(gram: GRAM, labels: Labels) -> Int64[Tensor, "n"]: ...
 
 
 @of(positives)
-def farthest_allowed(
-    gram: Float[Tensor, "n m"], squares: Float[Tensor, "m"], allowed: Bool[Tensor, "n m"]
-) -> Int64[Tensor, "n"]: ...
+def farthest_allowed(gram: GRAM, allowed: Bool[Tensor, "a b"]) -> Int64[Tensor, "a"]: ...
 
 
 @of(search)
-def nearest_arcs(gram: Gram, rows: pairs("p"), cols: pairs("q"), k) -> Found: ...
+def nearest_arcs(gram: GRAM, rows: side("p"), cols: side("q"), k) -> Found: ...
 
 
 @of(search)
-def nearest_segments(gram: Gram, rows: pairs("p"), cols: pairs("q"), k) -> Found: ...
+def nearest_segments(gram: GRAM, rows: side("p"), cols: side("q"), k) -> Found: ...
 
 
 @of(search)
 def nearest_samples(
-    gram: Gram,
-    rows: pairs("p"),
-    cols: pairs("q"),
+    gram: GRAM,
+    rows: side("p"),
+    cols: side("q"),
     row_fractions,
     col_fractions,
     *,
@@ -242,23 +251,23 @@ def nearest_samples(
 
 
 @of(scores)
-def grid_corners(gram: Gram, rows: pairs("p"), cols: pairs("q")) -> Float[Tensor, "2 2 p q"]: ...
+def grid_corners(inner: Inner, rows: pairs("p"), cols: pairs("q")) -> Float[Tensor, "2 2 p q"]: ...
 
 
 @of(scores)
-def listed_corners(gram: Gram, rows: pairs("p"), cols: pairs("p")) -> Float[Tensor, "2 2 p"]: ...
+def listed_corners(inner: Inner, rows: pairs("p"), cols: pairs("p")) -> Float[Tensor, "2 2 p"]: ...
 
 
 @of(scores)
-def arc_terms(gram: Gram, pairs: pairs("p")) -> Float[Tensor, "6 p"]: ...
+def arc_terms(own: Float[Tensor, "3 p"]) -> Float[Tensor, "6 p"]: ...
 
 
 @of(scores)
-def segment_terms(gram: Gram, pairs: pairs("p")) -> Float[Tensor, "4 p"]: ...
+def segment_terms(own: Float[Tensor, "3 p"]) -> Float[Tensor, "4 p"]: ...
 
 
 @of(scores)
-def sample_terms(gram: Gram, pairs: pairs("p"), fractions, normalize) -> Float[Tensor, "3 k p"]: ...
+def sample_terms(own, fractions, normalize, unit) -> Float[Tensor, "3 k p"]: ...
 
 
 # --- the measure -------------------------------------------------------------------------------
@@ -308,7 +317,7 @@ def choose(kind, points: POINTS, pairing, k) -> fields(
 ): ...
 
 
-@of(synthesis)
+@of(measuring)
 def measure(kind, points: POINTS, negatives: NEGATIVES) -> fields(
     weights=Float[Tensor, "u 4"],
     point_p=Float[Tensor, "u d"],

@@ -16,6 +16,7 @@ from torch import Tensor
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
 from loopml.batch import Batch, batch_of, own_references, positive_mask
 from loopml.pairing import ALL_UP_TO, PARTNERS, nearest_others, pair_up
+from tests.oracles.searches import gram_of
 
 DISTANCES: dict[str, Callable[[], Any]] = {
     "unit": LpDistance,
@@ -66,7 +67,7 @@ def test_curves_are_bounded(seed: int, sizes: list[int]) -> None:
     """A class of s rows has s (s - 1) / 2 curves, or at most ``PARTNERS`` s; each of them once."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     x, y = batch(seed, labels)
-    found = pair_up("auto", Batch(x, y), gram=x @ x.T)
+    found = pair_up("auto", Batch(x, y), gram=gram_of(x @ x.T))
     pairs = list(zip(found.negatives.first.tolist(), found.negatives.second.tolist(), strict=True))
     assert len(pairs) == len(set(pairs))
     for label, size in enumerate(sizes):
@@ -222,4 +223,4 @@ def test_nearest_other_of_rows_of_any_length(similarity: bool) -> None:
     x = x * torch.linspace(0.1, 5, 30, dtype=x.dtype).unsqueeze(1)
     nearness = x @ x.T if similarity else -torch.cdist(x, x).square() / 2
     wanted = nearness.masked_fill(y.unsqueeze(1) == y, -torch.inf).amax(1)
-    torch.testing.assert_close(nearest_others(x @ x.T, y, similarity), wanted)
+    torch.testing.assert_close(nearest_others(gram_of(x @ x.T), y, y, similarity), wanted)

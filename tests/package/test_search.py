@@ -14,6 +14,7 @@ from loopml import ops
 from loopml._types import Pairs
 from loopml.geometry import pairwise_arc_distance, pairwise_segment_distance
 from loopml.ops import blocks, bounds, positives, scores, search
+from tests.oracles.searches import gram_of, own_products, problem
 
 FRACTIONS = (0.0, 1 / 3, 2 / 3, 1.0)
 
@@ -108,11 +109,12 @@ def reference(kind: str, x: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
 
 def found(kind: str, gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Tensor, Tensor]:
     if kind == "arcs":
-        return ops.nearest_arcs(gram, rows, cols, k)
+        return ops.nearest_arcs(*problem(gram, rows, cols), k)
     if kind == "segments":
-        return ops.nearest_segments(gram, rows, cols, k)
+        return ops.nearest_segments(*problem(gram, rows, cols), k)
     options = {"normalize": "normalized" in kind, "similarity": "products" in kind}
-    return ops.nearest_samples(gram, rows, cols, FRACTIONS[:3], FRACTIONS, k=k, **options)
+    fractions = FRACTIONS[:3], FRACTIONS
+    return ops.nearest_samples(*problem(gram, rows, cols), *fractions, k=k, **options)
 
 
 KINDS = ("arcs", "segments", "samples normalized", "samples", "products normalized", "products")
@@ -254,7 +256,7 @@ def test_farthest_positives(layout: str, few: int, monkeypatch: pytest.MonkeyPat
     labels = LABELS[layout](30)
     far = torch.cdist(x, x).masked_fill(labels.unsqueeze(1) != labels, -1).fill_diagonal_(-1)
     wanted = far.argmax(1).where(far.amax(1) >= 0, -1)
-    assert torch.equal(ops.farthest_positives(x @ x.T, labels), wanted)
+    assert torch.equal(ops.farthest_positives(gram_of(x @ x.T), labels), wanted)
 
 
 # --- Left out or not, the same ------------------------------------------------------------------
@@ -299,7 +301,7 @@ def searched(
 ) -> tuple[Tensor, Tensor]:
     name, options = PRUNED[kind]
     fractions = (FRACTIONS, FRACTIONS) if name == "nearest_samples" else ()
-    return getattr(ops, name)(gram, rows, cols, *fractions, k=k, **options)
+    return getattr(ops, name)(*problem(gram, rows, cols), *fractions, k=k, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32], ids=["32"])
@@ -337,10 +339,11 @@ def test_distances_of_curves_to_points(kind: str) -> None:
     gram = x @ x.T
     p, q, square = gram[curves.first], gram[curves.second], gram.diagonal()
     if kind == "segments":
-        terms = scores.segment_terms(gram, curves).unsqueeze(-1)
+        terms = scores.segment_terms(own_products(gram, curves)).unsqueeze(-1)
         near = scores.segment_to_points(p, q, square, terms)
     else:
-        terms = scores.sample_terms(gram, curves, FRACTIONS[:3], normalize=False).unsqueeze(-1)
+        own = own_products(gram, curves)
+        terms = scores.sample_terms(own, FRACTIONS[:3], normalize=False).unsqueeze(-1)
         near = scores.sample_distances_to_points(p, q, square, terms)
     wanted = -reference(kind, x, curves, points)
     # The reference of segments is good to 1e-8 in distance.
@@ -373,7 +376,7 @@ def test_points_between_long_rows_are_not_hidden(monkeypatch: pytest.MonkeyPatch
     curves = Pairs(torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5]), torch.arange(3))
     fractions = (0.0, 0.5, 1.0)
     index, value = ops.nearest_samples(
-        x @ x.T, curves, curves, fractions, fractions, normalize=True, similarity=True
+        *problem(x @ x.T, curves, curves), fractions, fractions, normalize=True, similarity=True
     )
     assert index[0].item() == 1
     assert value[0].item() == pytest.approx(0.5)
@@ -400,8 +403,9 @@ def test_nan_is_never_chosen(kind: str, path: str, monkeypatch: pytest.MonkeyPat
 def test_ranks_of_labels_are_those_of_classes() -> None:
     """They must stay exact in float32, however many curves there are."""
     pairs = curves_of(torch.arange(40) // 20 * 2**40)
-    curves = blocks.Curves(pairs, torch.ones(1, len(pairs.first)))
-    ends = bounds._Ends(curves, curves, torch.ones(2, len(pairs.first)), 40)
+    p = len(pairs.first)
+    curves = blocks.Curves(pairs, torch.ones(3, p), torch.ones(1, p))
+    ends = bounds._Ends(curves, curves, torch.ones(2, p), 40)
     assert ends.row_rank.unique().tolist() == [0, 1]
     assert ends.rank.tolist() == [0] * 20 + [1] * 20
 
@@ -573,7 +577,8 @@ def test_scores_of_distances_are_those_of_products(dtype: torch.dtype) -> None:
     gram, sq = x @ x.T, (x.unsqueeze(1) - x).square().sum(-1)
     curves = curves_of(torch.arange(12) // 3)
     corners = [scores.grid_corners(g, curves, curves) for g in (gram, -sq / 2)]
-    segment = [scores.segment_terms(g, curves) for g in (gram, -sq / 2)]
+    own = [own_products(g, curves) for g in (gram, -sq / 2)]
+    segment = [scores.segment_terms(o) for o in own]
     # Measured: 8 roundings of squares up to 20.
     tolerance = {"atol": 512 * torch.finfo(dtype).eps, "rtol": 0}
     torch.testing.assert_close(segment[0][2], segment[1][2], **tolerance)
@@ -582,7 +587,7 @@ def test_scores_of_distances_are_those_of_products(dtype: torch.dtype) -> None:
         for c, t in zip(corners, segment, strict=True)
     ]
     torch.testing.assert_close(*found, **tolerance)
-    sample = [scores.sample_terms(g, curves, FRACTIONS, normalize=False) for g in (gram, -sq / 2)]
+    sample = [scores.sample_terms(o, FRACTIONS, normalize=False) for o in own]
     found = [
         scores.sample_scores(c, t.unsqueeze(-1), t.unsqueeze(-2), similarity=False)
         for c, t in zip(corners, sample, strict=True)
@@ -598,7 +603,8 @@ def test_points_without_a_direction_are_the_first_end(dtype: torch.dtype) -> Non
         ends = (length * torch.cat([x, -x])).to(dtype)
         gram = (ends @ ends.T) * (1 + torch.finfo(dtype).eps * torch.randn(6, 6)).to(dtype)
         pairs = Pairs(torch.arange(3), torch.arange(3, 6), torch.arange(3))
-        w0, w1, square = scores.sample_terms(gram, pairs, (0.0, 0.25, 0.5, 0.75, 1.0), True)
+        own = own_products(gram, pairs)
+        w0, w1, square = scores.sample_terms(own, (0.0, 0.25, 0.5, 0.75, 1.0), True)
         assert w0[2].tolist() == [1, 1, 1]
         assert w1[2].tolist() == [0, 0, 0]
         assert torch.equal(square[2], gram.diagonal()[:3])
@@ -611,9 +617,8 @@ def test_points_between_a_zero_row_and_another_are_the_other() -> None:
     gram = x @ x.T
     first, second = torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 0, 1])
     square = gram.diagonal()
-    w0, w1, sq = scores.weigh_samples(
-        square[first], gram[first, second], square[second], FRACTIONS, normalize=True, unit=True
-    )
+    own = square[first], gram[first, second], square[second]
+    w0, w1, sq = scores.sample_terms(own, FRACTIONS, normalize=True, unit=True)
     assert w0[1:3].tolist() == [[0, 1, 1, w0[1, 3]], [0, 1, 1, w0[2, 3]]]
     assert w1[1:3].tolist() == [[1, 0, 0, w1[1, 3]], [1, 0, 0, w1[2, 3]]]
     torch.testing.assert_close(sq[1:3], torch.tensor([[1.0, 1, 0, 1]] * 2))
@@ -627,7 +632,7 @@ def test_the_search_has_the_precision_of_its_gram_matrix() -> None:
     x = torch.nn.functional.normalize(x).double()
     values = []
     for dtype in (torch.float64, torch.float32):
-        _, value = ops.nearest_arcs((x @ x.T).to(dtype), curve(0, 1, 0), curve(2, 3, 1))
+        _, value = ops.nearest_arcs(*problem((x @ x.T).to(dtype), curve(0, 1, 0), curve(2, 3, 1)))
         assert value.dtype == dtype
         values.append(value.item())
     assert values == [pytest.approx(-1, abs=1e-6), pytest.approx(-5e-4, rel=1e-2)]
@@ -641,7 +646,7 @@ def test_the_lowest_of_equally_far_positives(n: int) -> None:
     far = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     far = far.masked_fill(labels.unsqueeze(1) != labels, -1).fill_diagonal_(-1)
     wanted = far.argmax(1).where(far.amax(1) >= 0, -1)
-    assert torch.equal(ops.farthest_positives(x @ x.T, labels), wanted)
+    assert torch.equal(ops.farthest_positives(gram_of(x @ x.T), labels), wanted)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -667,7 +672,7 @@ def test_products_whose_squares_underflow() -> None:
     gram = torch.eye(4)
     gram[:2, 2:] = torch.tensor([[3e-12, 1e-12], [1e-12, 2e-12]])
     gram[2:, :2] = gram[:2, 2:].T
-    index, value = ops.nearest_arcs(gram, curve(0, 1, 0), curve(2, 3, 1))
+    index, value = ops.nearest_arcs(*problem(gram, curve(0, 1, 0), curve(2, 3, 1)))
     assert index.item() == 0
     assert value.item() == pytest.approx(0, abs=1e-11)
 

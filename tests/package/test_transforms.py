@@ -10,6 +10,8 @@ from torch import Tensor
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
 from loopml._types import Pairs
+from loopml.ops.search import packed
+from tests.oracles.searches import problem
 
 CONSECUTIVE: dict[str, Callable[[], torch.nn.Module]] = {
     "hphn none": HPHNTripletLoss,
@@ -124,4 +126,4 @@ def test_ops_are_sound(name: str) -> None:
     points = torch.nn.functional.normalize(batch()[0])
     options = ([0.0, 0.5], [0.0, 0.5, 1.0], True, False, True) if name == "nearest_samples" else ()
     op = getattr(torch.ops.loopml, name).default
-    torch.library.opcheck(op, (points @ points.T, *CURVES, *CURVES, *options, 2))
+    torch.library.opcheck(op, (*packed(*problem(points @ points.T, CURVES, CURVES)), *options, 2))

@@ -26,7 +26,9 @@ from loopml.geometry import (
     segment_distance,
 )
 from loopml.ops.cuda import use_kernel
+from loopml.ops.search import packed
 from loopml.pairing import pair_up
+from tests.oracles.searches import problem
 from tests.oracles.strategies import FAMILIES
 
 triton = pytest.importorskip("triton", reason="triton, which only CUDA needs, is not installed")
@@ -95,7 +97,7 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(kernels: ModuleType, name: str, gram: Tensor, rows: Pairs, cols: Pairs) -> Any:
     """Index and value (r,) of a kernel."""
     op, options = OPS[name]
-    tensors = [x.to(DEVICE) for x in (gram, *rows, *cols)]
+    tensors = [x.to(DEVICE) for x in packed(*problem(gram, rows, cols))]
     index, value = getattr(kernels, op)(*tensors, *options)
     r = len(rows.first)
     assert (index.shape, value.shape) == ((r, 1), (r, 1))
@@ -129,7 +131,9 @@ def check(kernels: ModuleType, name: str, gram: Tensor, rows: Pairs, cols: Pairs
     else:
         fractions, keywords = [], {}
     c = len(cols.first)
-    order, sorted_values = getattr(ops, op)(gram, rows, cols, *fractions, k=max(c, 1), **keywords)
+    order, sorted_values = getattr(ops, op)(
+        *problem(gram, rows, cols), *fractions, k=max(c, 1), **keywords
+    )
     found = sorted_values[:, 0] < torch.inf
     tol = tolerance(name, gram)
     torch.testing.assert_close(value, sorted_values[:, 0], rtol=0, atol=tol)
@@ -456,13 +460,13 @@ def test_a_kernel_takes_over_one_nearest(kernels: ModuleType, k: int) -> None:
     """By PyTorch's dispatcher, on ops of the same schema; more than one is left to them."""
     points, curves = points_for("arcs", 12, torch.float64), all_curves(torch.arange(12) // 3)
     gram = (points @ points.T).to(DEVICE)
-    curves = Pairs(*(x.to(DEVICE) for x in curves))
+    tensors = [x.to(DEVICE) for x in packed(*problem(gram.cpu(), curves, curves))]
     calls = []
 
     def torch_only(*args: Any) -> tuple[Tensor, Tensor]:
         calls.append(args)
-        shape = (len(args[1]), args[-1])
-        return args[1].new_full(shape, -1), args[0].new_full(shape, math.inf)
+        shape = (len(args[3]), args[-1])
+        return args[3].new_full(shape, -1), args[0].new_full(shape, math.inf)
 
     for name in ("nearest_arcs", "nearest_segments", "nearest_samples"):
         schema = str(getattr(torch.ops.loopml, name).default._schema)
@@ -475,7 +479,7 @@ def test_a_kernel_takes_over_one_nearest(kernels: ModuleType, k: int) -> None:
         use_kernel(op, name, device=DEVICE)
     namespace = getattr(torch.ops, f"loopml_test{k}")
     for name, options in OPS.values():
-        index, value = getattr(namespace, name)(gram, *curves, *curves, *options, k)
+        index, value = getattr(namespace, name)(*tensors, *options, k)
         assert index.shape == value.shape == (12, k)
         assert bool((index >= 0).all()) == (k == 1)
     assert len(calls) == (0 if k == 1 else len(OPS))
@@ -502,11 +506,12 @@ kernels._search.run = compile_only
 for dtype in (torch.float32, torch.float64):
     for n in (1, 16, 33):
         gram, i = torch.eye(n, dtype=dtype), torch.arange(n)
-        curves = (i, i, i % 2, i, i, i % 2)
-        kernels.nearest_arcs(gram, *curves)
-        kernels.nearest_segments(gram, *curves)
-        kernels.nearest_samples(gram, *curves, [0, 0.5], [0, 0.5, 1], True, False, False)
-        kernels.nearest_samples(gram, *curves, [0, 0.5], [0, 0.5, 1], True, True, False)
+        curves = (i, i, i % 2, gram.diagonal()) * 2
+        tensors = (gram, gram.diagonal(), gram.diagonal(), *curves)
+        kernels.nearest_arcs(*tensors)
+        kernels.nearest_segments(*tensors)
+        kernels.nearest_samples(*tensors, [0, 0.5], [0, 0.5, 1], True, False, False)
+        kernels.nearest_samples(*tensors, [0, 0.5], [0, 0.5, 1], True, True, False)
 for asm in compiled.values():
     offsets = [line for line in asm["ttir"].splitlines() if "addptr" in line]
     wide = sum("xi64>" in line.split(",")[-1] for line in offsets)

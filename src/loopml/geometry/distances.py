@@ -11,30 +11,51 @@ from loopml.geometry.packing import wide
 # Part of what is added up for a squared distance. Below it so many digits of the float64 sum are
 # gone that float32 would show it.
 _RELATIVE = 2.0**-27
-# Numbers in the differences that are held at once: 8 MiB.
+# Numbers that are held at once, several times, in float64: 8 MiB.
 _BLOCK = 1 << 20
 
 
 @torch.no_grad()
-def half_sq_distances(points: Tensor) -> Tensor:
-    """Minus half the squared distances of all points (n, d) to each other: (n, n), 0 at itself.
+def half_sq_distances(points: Tensor, others: Tensor | None = None) -> Tensor:
+    """Minus half the squared distances of points (n, d) to ``others`` (m, d): (n, m).
 
     Where only differences matter these serve as inner products: ``2 g_ij - g_ii - g_jj`` is minus
     the squared distance for both. But an inner product about a common centre has an error of the
     square of the farthest point, and these have none but of their own two points: products in
     float64 measure most, and what is small beside its terms is measured again from the difference
     (where values can be read; a GPU would wait).
+
+    Args:
+        points: (n, d).
+        others: (m, d); by default the points themselves, whose distance to themselves is 0.
     """
-    x = wide(points)
-    centred = x - x.mean(0) if len(x) else x
-    half = centred @ centred.T
-    half_sq = half.diagonal() / 2
-    terms = half_sq.unsqueeze(1) + half_sq
-    half = (half - terms).clamp_(max=0).fill_diagonal_(0)
-    if values_readable(points):
-        row, col = (half > -_RELATIVE * terms).triu_(1).nonzero(as_tuple=True)
+    x, y = wide(points), wide(points if others is None else others)
+    centre = y.mean(0) if len(y) else 0
+    x, y = x - centre, y - centre
+    if others is None:
+        return _with_small_ones(x, x, symmetric=True).to(points.dtype)
+    size = max(1, _BLOCK // max(1, len(y)))
+    starts = range(0, max(1, len(x)), size)
+    return torch.cat(
+        [_with_small_ones(x[i : i + size], y, symmetric=False).to(points.dtype) for i in starts]
+    )
+
+
+def _with_small_ones(x: Tensor, y: Tensor, *, symmetric: bool) -> Tensor:
+    """The same for points of float64, of which small distances are measured by differences."""
+    half = x @ y.T
+    squares = (half.diagonal(),) * 2 if symmetric else (z.square().sum(1) for z in (x, y))
+    of_x, of_y = squares
+    terms = of_x.unsqueeze(1) / 2 + of_y / 2
+    half = (half - terms).clamp_(max=0)
+    if symmetric:
+        half.fill_diagonal_(0)
+    if values_readable(x):
+        small = half > -_RELATIVE * terms
+        row, col = (small.triu_(1) if symmetric else small).nonzero(as_tuple=True)
         size = _BLOCK // x.shape[1] + 1
         for i, j in zip(torch.split(row, size), torch.split(col, size), strict=True):
-            measured = (x[i] - x[j]).square_().sum(1).mul_(-0.5)
-            half[i, j] = half[j, i] = measured
-    return half.to(points.dtype)
+            half[i, j] = measured = (x[i] - y[j]).square_().sum(1).mul_(-0.5)
+            if symmetric:
+                half[j, i] = measured
+    return half

@@ -10,25 +10,14 @@ from torch import Tensor
 from loopml._checks import check_flag, check_nonnegative
 from loopml.batch import Batch
 from loopml.curves import Curve, Samples
-from loopml.geometry.lengths import distance_of
 from loopml.host import properties_of
 from loopml.losses.hardest import ROW, farthest_positive, nearest_curves, nearest_rows
 from loopml.losses.mined import Elements, MinedLoss
+from loopml.measure import Negatives, measure_distance, row_distance, row_weights
 from loopml.pairing import pair_up
+from loopml.points import Points, points_of
 from loopml.spaces import DOT_PRODUCT, space_of
-from loopml.synthesis import (
-    STATS,
-    Nearest,
-    Negatives,
-    Points,
-    Synthesizer,
-    check_synthesizer,
-    difference,
-    measure,
-    measure_rows,
-    points_of,
-    stats_of,
-)
+from loopml.synthesis import STATS, Synthesizer, check_synthesizer, stats_of
 
 
 class HPHNTripletLoss(MinedLoss):
@@ -131,21 +120,21 @@ class HPHNTripletLoss(MinedLoss):
             pairing = pair_up(synthesizer.pairing, batch, gram=points.gram)
             if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
                 return None
-            hardest = nearest_curves(kind, points.gram, pairing, batch.labels)
+            hardest = nearest_curves(kind, points, pairing, batch.labels)
             # An anchor is measured with the points between, without its positive.
             kind = kind.without_end() if isinstance(kind, Samples) else kind
         negatives, which, found = hardest
         valid = found & (positive >= 0)
         if synthesizer is None:
-            nearest = measure_rows(points, negatives)
+            distance = row_distance(points.placed, negatives.anchor, negatives.curve.first)
+            weights = row_weights(points.placed, len(distance))
         else:
-            nearest = measure(kind, points, negatives)
+            weights, distance = measure_distance(kind, points, negatives)
         if self.collect_stats:
-            self._record(points, kind, negatives, nearest, which[valid])
+            self._record(points, kind, negatives, weights, distance, which[valid])
         anchor = torch.arange(len(batch.labels), device=batch.labels.device)
-        ends = torch.stack([anchor, positive.clamp(min=0)], 1)
-        d_ap = distance_of(difference(points.seen, ends))
-        d_an = nearest.distance.index_select(0, which)
+        d_ap = row_distance(points.seen, anchor, positive.clamp(min=0))
+        d_an = distance.index_select(0, which)
         power = properties_of(self.distance).power
         if power != 1:
             d_ap, d_an = d_ap**power, d_an**power
@@ -156,14 +145,20 @@ class HPHNTripletLoss(MinedLoss):
         return Elements(losses, valid, (anchor,), "element")
 
     def _record(
-        self, points: Points, kind: Curve, negatives: Negatives, nearest: Nearest, counted: Tensor
+        self,
+        points: Points,
+        kind: Curve,
+        negatives: Negatives,
+        weights: Tensor,
+        distance: Tensor,
+        counted: Tensor,
     ) -> None:
         """Keep the stats of the ``counted`` ones of the negatives."""
         stats = stats_of(
             points,
             negatives.take(counted),
-            nearest.weights[counted],
-            nearest.distance[counted],
+            weights[counted],
+            distance[counted],
             len(counted),
             from_anchor=isinstance(kind, Samples),
         )

@@ -17,6 +17,7 @@ from loopml.geometry.recompute import recomputed
 from loopml.host import Distance, dot_product, mean_squared_length, properties_of
 from loopml.losses.mined import Elements, MinedLoss
 from loopml.pairing import pair_up
+from loopml.points import gram_of
 from loopml.spaces import seen_by, space_of
 from loopml.synthesis import Synthesizer, check_synthesizer
 
@@ -118,7 +119,8 @@ class NPairLoss(MinedLoss):
         seen = seen_by(space, batch.all_embeddings())
         located = seen.detach()
         pairing = "auto" if synthesizer is None else synthesizer.pairing
-        rows, cols = pair_up(pairing, batch, gram=located @ located.T, similarity=True)[:2]
+        gram = gram_of(located[: len(batch.labels)], located[batch.offset() :])
+        rows, cols = pair_up(pairing, batch, gram=gram, similarity=True)[:2]
         if len(rows.first) == 0 or len(cols.first) == 0:
             return None
         if synthesizer is None:

@@ -1,9 +1,10 @@
 """The search for the nearest curves, as torch custom ops.
 
-Each op takes the Gram matrix of all points and two sets of curves as index tensors, and returns,
-for each row curve, the nearest column curves of another label: ``(index, value)``, both (r, k).
+Each op takes two sets of curves, as indices of their ends, and the Gram matrix of the points of the
+one set with those of the other. It returns, for each row curve, the nearest column curves of
+another label: ``(index, value)``, both (r, k).
 
-- ``gram`` is (n, n), float32 or float64; the scores have its dtype.
+- The Gram matrix is float32 or float64; the scores have its dtype.
 - Lower values are nearer. Ties go to the lowest index. A row with fewer than k curves of another
   label is filled up with index -1 and value inf; no rows or no columns are ordinary input.
 - Rows are reduced in blocks, so (r, c) is never stored whole and (r, c, d) never exists.

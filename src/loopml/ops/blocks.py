@@ -21,25 +21,34 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves with their terms."""
+    """Curves with what is known of each alone."""
 
     pairs: Pairs
+    own: Tensor  # (3, p) products of their ends with themselves
     terms: Tensor  # (t, ..., p)
 
     def take(self, index: Tensor | slice) -> Curves:
         """The curves at ``index``."""
         if isinstance(index, slice):
-            return Curves(self.pairs.take(index), self.terms[..., index])
-        return Curves(self.pairs.take(index), self.terms.index_select(-1, index))
+            return Curves(self.pairs.take(index), self.own[:, index], self.terms[..., index])
+        own, terms = (x.index_select(-1, index) for x in (self.own, self.terms))
+        return Curves(self.pairs.take(index), own, terms)
 
     def __len__(self) -> int:
         return len(self.pairs.first)
 
 
 def search_all(
-    gram: Tensor, rows: Curves, cols: Curves, score: Score, k: int
+    inner: Tensor, rows: Curves, cols: Curves, score: Score, k: int
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` highest scores of each row over the columns of another label.
+
+    Args:
+        inner: (a, b) products of the points of row curves with those of column curves.
+        rows: r row curves.
+        cols: c column curves.
+        score: of pairs of curves.
+        k: how many.
 
     Returns:
         Columns and scores, (r, k); ties go to the lowest column, and NaN is no score. Where there
@@ -51,7 +60,7 @@ def search_all(
     found = []
     for start in range(0, max(1, len(rows)), step):
         part = rows if step >= len(rows) else rows.take(slice(start, start + step))
-        corner = grid_corners(gram, part.pairs, cols.pairs)
+        corner = grid_corners(inner, part.pairs, cols.pairs)
         allowed = part.pairs.label.unsqueeze(1) != cols.pairs.label
         found.append(largest(score(corner, part.terms.unsqueeze(-1), q), allowed, k))
     return found[0] if len(found) == 1 else joined(found)

@@ -47,7 +47,7 @@ class Bound(Protocol):
     least: Tensor
 
     def near(self, rows: Curves) -> Tensor:
-        """The scores of b row curves with all n points: (b, n)."""
+        """The scores of b row curves with all n points of columns: (b, n)."""
 
     def slack(self, rows: Curves, best: Tensor) -> Tensor:
         """What rounding can make of a score with a point, where the best one is (b, 1): (b, 1)."""
@@ -70,21 +70,21 @@ class Bound(Protocol):
 
 
 def search_nearest(
-    gram: Tensor, rows: Curves, cols: Curves, score: Score, bound: Bound
+    inner: Tensor, rows: Curves, cols: Curves, score: Score, bound: Bound
 ) -> tuple[Tensor, Tensor]:
     """The highest score of each row over the columns of another label.
 
     Returns:
         As :func:`search_all` with k = 1.
     """
-    r, n = len(rows), len(gram)
+    r, n = len(rows), inner.shape[1]
     if r * len(cols) <= _FEW:
-        return search_all(gram, rows, cols, score, 1)
+        return search_all(inner, rows, cols, score, 1)
     ends = _Ends(rows, cols, bound.least, n)
     if r * len(cols) > _MANY:
         sample = slice(0, r, max(1, r // _SAMPLE))
         if ends.are_many(ends.within_reach(bound, rows.take(sample), sample)[0]):
-            return search_all(gram, rows, cols, score, 1)
+            return search_all(inner, rows, cols, score, 1)
     found = []
     step = max(1, _BLOCK // n)
     for start in range(0, r, step):
@@ -95,7 +95,7 @@ def search_nearest(
         listed = bool(torch.isfinite(best + slack).all()) and not ends.are_many(within)
         row, point = within.nonzero(as_tuple=True) if listed else (ends.start[:0],) * 2
         if not listed or int(ends.degree[point].sum()) * _LIST > len(part) * len(cols):
-            found.append(search_all(gram, part, cols, score, 1))
+            found.append(search_all(inner, part, cols, score, 1))
             continue
         row, col = ends.curves_of(row, point)
         # Between its ends a column scores at most what the same weights make of both their scores.
@@ -104,7 +104,7 @@ def search_nearest(
         (kept,) = (limit >= best[row, 0]).nonzero(as_tuple=True)
         row, col = row[kept], col[kept]
         p, q = part.take(row), cols.take(col)
-        nearness = score(listed_corners(gram, p.pairs, q.pairs), p.terms, q.terms)
+        nearness = score(listed_corners(inner, p.pairs, q.pairs), p.terms, q.terms)
         found.append(_best_of_list(nearness, row, col, len(part), len(cols)))
     return joined(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from loopml._types import Gram
 from loopml.ops.eager import chosen
 from loopml.pairing import all_curves
 from loopml.selection import largest
@@ -14,33 +15,33 @@ _FEW = 256
 
 
 @torch.no_grad()
-def farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
+def farthest_positives(gram: Gram, labels: Tensor) -> Tensor:
     """The farthest other row of its label that each row has, in Euclidean distance.
 
     Args:
-        gram: (n, n) inner products.
+        gram: of the rows with themselves, (n, n).
         labels: (n,).
 
     Returns:
         (n,) rows, -1 where there is none; the lowest of equally far ones.
     """
-    found: Tensor = chosen(_farthest_positives, gram)(gram, labels)
+    op = chosen(_farthest_positives, gram.inner)
+    found: Tensor = op(gram.inner, gram.col_square, labels)
     return found
 
 
 @torch.no_grad()
-def farthest_allowed(gram: Tensor, squares: Tensor, allowed: Tensor) -> Tensor:
+def farthest_allowed(gram: Gram, allowed: Tensor) -> Tensor:
     """The farthest column that each row may have, in Euclidean distance.
 
     Args:
-        gram: (n, m) inner products of rows and columns.
-        squares: (m,) inner products of the columns with themselves.
+        gram: of the rows with the columns, (n, m).
         allowed: (n, m).
 
     Returns:
         (n,) columns, -1 where none is allowed; the lowest of equally far ones.
     """
-    return largest(_farness(gram, squares), allowed, 1)[0].squeeze(1)
+    return largest(_farness(gram.inner, gram.col_square), allowed, 1)[0].squeeze(1)
 
 
 def _farness(products: Tensor, squares: Tensor) -> Tensor:
@@ -49,16 +50,18 @@ def _farness(products: Tensor, squares: Tensor) -> Tensor:
 
 
 @torch.library.custom_op(
-    "loopml::farthest_positives", mutates_args=(), schema="(Tensor gram, Tensor labels) -> Tensor"
+    "loopml::farthest_positives",
+    mutates_args=(),
+    schema="(Tensor inner, Tensor square, Tensor labels) -> Tensor",
 )
-def _farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
+def _farthest_positives(inner: Tensor, square: Tensor, labels: Tensor) -> Tensor:
     n = len(labels)
     if n <= _FEW:
         positive = (labels.unsqueeze(1) == labels).fill_diagonal_(False)
-        return farthest_allowed(gram, gram.diagonal(), positive)
+        return farthest_allowed(Gram(inner, square, square), positive)
     pairs, _ = all_curves(labels)
     row, col = torch.cat(pairs[:2]), torch.cat(pairs[1::-1])
-    farness = _farness(gram[row, col], gram.diagonal()[col])
+    farness = _farness(inner[row, col], square[col])
     most = farness.new_full((n,), -torch.inf).scatter_reduce(0, row, farness, "amax")
     col = torch.where(farness == most[row], col, n)
     lowest = col.new_full((n,), n).scatter_reduce(0, row, col, "amin")
@@ -66,5 +69,5 @@ def _farthest_positives(gram: Tensor, labels: Tensor) -> Tensor:
 
 
 @_farthest_positives.register_fake
-def _(gram: Tensor, labels: Tensor) -> Tensor:
+def _(inner: Tensor, square: Tensor, labels: Tensor) -> Tensor:
     return labels.new_empty(labels.shape, dtype=torch.int64)

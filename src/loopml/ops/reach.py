@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from loopml._types import Gram
 from loopml.ops.blocks import Curves
 from loopml.ops.scores import Reach, SegmentTerms, segment_terms, sq_to_segment
 
@@ -19,7 +20,7 @@ class ProductBound:
 
     def __init__(
         self,
-        gram: Tensor,
+        gram: Gram,
         cols: Curves,
         to_points: Callable[[Tensor, Tensor, Tensor], Tensor],
         reach: Callable[[Tensor], Reach],
@@ -28,22 +29,22 @@ class ProductBound:
         """Bounds for the columns ``cols``.
 
         Args:
-            gram: (n, n) inner products.
+            gram: of points of rows with points of columns.
             cols: the columns.
             to_points: the score of curves with points, from the products of both ends and terms.
             reach: the reach of curves, from their terms.
             product: the inner product that a score stands for.
         """
-        self._gram, self._terms = gram, cols.terms
+        self._inner, self._terms = gram.inner, cols.terms
         self._to_points, self._reach, self._product = to_points, reach, product
         share, spread, self._noise = reach(cols.terms)
         self.least = torch.stack([share, -spread])
-        eps = torch.finfo(gram.dtype).eps
-        self._rounding = _ROUNDINGS * eps * gram.diagonal().amax()
+        eps = torch.finfo(cols.terms.dtype).eps
+        self._rounding = _ROUNDINGS * eps * _largest_square(gram)
 
     def near(self, rows: Curves) -> Tensor:
-        """The scores of row curves with all points: (b, n)."""
-        first, second = (self._gram.index_select(0, end) for end in rows.pairs[:2])
+        """The scores of row curves with all points of columns: (b, n)."""
+        first, second = (self._inner.index_select(0, end) for end in rows.pairs[:2])
         return self._to_points(first, second, rows.terms.unsqueeze(-1))
 
     def slack(self, rows: Curves, best: Tensor) -> Tensor:
@@ -62,39 +63,43 @@ class ProductBound:
         return most.addcmul_(slack, self._noise[col])
 
 
+def _largest_square(gram: Gram) -> Tensor:
+    return torch.maximum(gram.row_square.amax(), gram.col_square.amax())
+
+
 class DistanceBound:
     """Of scores that are minus the squared distance of points on two segments."""
 
     def __init__(
         self,
-        gram: Tensor,
+        gram: Gram,
         cols: Curves,
         to_points: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     ) -> None:
         """Bounds for the columns ``cols``.
 
         Args:
-            gram: (n, n) inner products.
+            gram: of points of rows with points of columns.
             cols: the columns.
             to_points: the score of curves with points, from the products of both ends, the squares
                 of the points, and terms.
         """
         self._gram, self._to_points = gram, to_points
-        self._segments = segment_terms(gram, cols.pairs)
-        self._eps = _ROUNDINGS * torch.finfo(gram.dtype).eps
-        self._sq_size = gram.diagonal().amax()
+        self._segments = segment_terms(cols.own)
+        self._eps = _ROUNDINGS * torch.finfo(cols.own.dtype).eps
+        self._sq_size = _largest_square(gram)
         sq_length = SegmentTerms(*self._segments).sq_length
         self.least = torch.stack([torch.ones_like(sq_length), -(0.25 + self._eps) * sq_length])
 
     def near(self, rows: Curves) -> Tensor:
-        """Minus the squared distances of row curves to all points: (b, n)."""
-        first, second = (self._gram.index_select(0, end) for end in rows.pairs[:2])
-        return self._to_points(first, second, self._gram.diagonal(), rows.terms.unsqueeze(-1))
+        """Minus the squared distances of row curves to all points of columns: (b, n)."""
+        first, second = (self._gram.inner.index_select(0, end) for end in rows.pairs[:2])
+        return self._to_points(first, second, self._gram.col_square, rows.terms.unsqueeze(-1))
 
     def slack(self, rows: Curves, best: Tensor) -> Tensor:
         """The rounding of the points' squares and of the distances: (b, 1)."""
         # Of differences of the points' squares, and of the distances themselves.
-        sq_length = SegmentTerms(*segment_terms(self._gram, rows.pairs)).sq_length
+        sq_length = SegmentTerms(*segment_terms(rows.own)).sq_length
         return self._eps * (self._sq_size + sq_length.unsqueeze(1) - best)
 
     def bar(self, best: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:

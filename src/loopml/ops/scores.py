@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from loopml._types import Pairs
+from loopml._types import Pairs, Side
 from loopml.geometry.cones import inverse_length
 from loopml.geometry.lengths import numbers
 
@@ -41,17 +41,30 @@ def rounding(dtype: torch.dtype) -> float:
     return 32 * torch.finfo(dtype).eps
 
 
-def grid_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+def own_products(side: Side, square: Tensor) -> Tensor:
+    """The products of the ends of p curves with themselves: (3, p).
+
+    Of the first end with itself, of both, of the second with itself.
+
+    Args:
+        side: the curves.
+        square: of the points that their ends are.
+    """
+    first, second, _ = side.pairs
+    return torch.stack([square.index_select(0, first), side.inner, square.index_select(0, second)])
+
+
+def grid_corners(inner: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
     """Products of the ends of b row curves with the ends of c column curves: (2, 2, b, c)."""
     index = torch.cat([cols.first, cols.second])
-    ends = gram.index_select(0, torch.cat([rows.first, rows.second]))
+    ends = inner.index_select(0, torch.cat([rows.first, rows.second]))
     return ends.index_select(1, index).view(2, len(rows.first), 2, len(cols.first)).transpose(1, 2)
 
 
-def listed_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+def listed_corners(inner: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
     """Products of the ends of m row curves with the ends of their column curves: (2, 2, m)."""
     p, q = torch.stack([rows.first, rows.second]), torch.stack([cols.first, cols.second])
-    return gram[p.unsqueeze(1), q]
+    return inner[p.unsqueeze(1), q]
 
 
 class ArcTerms(NamedTuple):
@@ -65,13 +78,13 @@ class ArcTerms(NamedTuple):
     cot: Tensor
 
 
-def arc_terms(gram: Tensor, pairs: Pairs) -> Tensor:
-    """Terms of the arcs that ``pairs`` names: (6, p)."""
-    square, cos = gram.diagonal(), gram[pairs.first, pairs.second]
-    sq_sum = square[pairs.first] + square[pairs.second]
-    sq = torch.stack([sq_sum + 2 * cos, sq_sum - 2 * cos])
+def arc_terms(own: Tensor) -> Tensor:
+    """Terms of arcs (6, p) from the :func:`own_products` of their ends."""
+    sq0, cos, sq1 = own
+    sq_sum, twice_cos = sq0 + sq1, 2 * cos
+    sq = torch.stack([sq_sum + twice_cos, sq_sum - twice_cos])
     # Without a middle or a direction, the endpoints stand for the arc.
-    per = inverse_length(sq, rounding(gram.dtype))
+    per = inverse_length(sq, rounding(own.dtype))
     (cos_half, sin_half), (per_middle, per_along) = per * sq / 2, per
     per_sin = 2 * per_middle * per_along
     return torch.stack(
@@ -172,14 +185,13 @@ class SegmentTerms(NamedTuple):
     per_sq_length: Tensor  # 0 on a segment without length
 
 
-def segment_terms(gram: Tensor, pairs: Pairs) -> Tensor:
-    """Terms of the segments that ``pairs`` names: (4, p)."""
-    square = gram.diagonal()
-    sq0, sq1 = square[pairs.first], square[pairs.second]
-    sq_length = (sq0 + sq1 - 2 * gram[pairs.first, pairs.second]).clamp(min=0)
+def segment_terms(own: Tensor) -> Tensor:
+    """Terms of segments (4, p) from the :func:`own_products` of their ends."""
+    sq0, inner, sq1 = own
+    sq_length = (sq0 + sq1 - 2 * inner).clamp(min=0)
     # Under this the length is rounding, and the endpoints stand for the segment.
-    noise = rounding(gram.dtype) * torch.maximum(sq0, sq1)
-    noise = noise.clamp(min=torch.finfo(gram.dtype).tiny)  # whose inverse is a number
+    noise = rounding(own.dtype) * torch.maximum(sq0, sq1)
+    noise = noise.clamp(min=torch.finfo(own.dtype).tiny)  # whose inverse is a number
     sq_length = torch.where(sq_length > noise, sq_length, 0)
     per_sq_length = torch.where(sq_length > 0, 1 / sq_length, 0)
     return torch.stack(SegmentTerms(sq0, sq1, sq_length, per_sq_length))
@@ -231,10 +243,8 @@ def segment_scores(corner: Tensor, p_terms: Tensor, q_terms: Tensor) -> Tensor:
     return -torch.where(inside, torch.minimum(edge, interior), edge).clamp_(min=0)
 
 
-def weigh_samples(
-    sq0: Tensor,
-    inner: Tensor,
-    sq1: Tensor,
+def sample_terms(
+    own: Sequence[Tensor] | Tensor,
     fractions: Sequence[float],
     normalize: bool,
     unit: bool = False,
@@ -247,14 +257,13 @@ def weigh_samples(
     between opposite endpoints or shorter than rounding can tell, is the first endpoint.
 
     Args:
-        sq0: (p,) squares of the first endpoints.
-        inner: (p,) products of both.
-        sq1: (p,) squares of the second endpoints.
+        own: the :func:`own_products` of the endpoints, (p,) each.
         fractions: k numbers in [0, 1].
         normalize: whether points between the ends are divided by their length.
         unit: whether endpoints are unit vectors or zero. What is between zero and another is then
             that endpoint.
     """
+    sq0, inner, sq1 = own
     w1 = numbers(fractions, like=sq0).unsqueeze(1)  # (k, 1)
     w0 = 1 - w1
     own = w0 * w0 * sq0 + w1 * w1 * sq1
@@ -272,17 +281,6 @@ def weigh_samples(
     w0, w1 = weights[0].masked_fill(second, 0), weights[1].masked_fill(second, 1)
     square = torch.where(first, sq0, torch.where(second, sq1, sq * scale * scale))
     return torch.stack(SampleTerms(w0, w1, square))
-
-
-def sample_terms(
-    gram: Tensor,
-    pairs: Pairs,
-    fractions: Sequence[float],
-    normalize: bool,
-) -> Tensor:
-    """Terms of the points at ``fractions`` of each pair: (3, k, p)."""
-    square, inner = gram.diagonal(), gram[pairs.first, pairs.second]
-    return weigh_samples(square[pairs.first], inner, square[pairs.second], fractions, normalize)
 
 
 def sample_reach(terms: Tensor) -> Reach:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loopml._types import Pairs
+from loopml._types import Gram, Pairs, Side
 from loopml.ops import scores
 from loopml.ops.blocks import Curves, Score, filled_up, rows_with_columns, search_all
 from loopml.ops.bounds import Bound, search_nearest
@@ -18,19 +18,20 @@ from loopml.ops.cuda import use_kernel
 from loopml.ops.eager import chosen
 from loopml.ops.reach import DistanceBound, ProductBound
 from loopml.ops.zeros import (
+    has_no_zeros,
     nearest_with_zeros,
     on_sphere,
     scored_with_zeros,
     sq_distance,
     with_zeros,
     without_zero_ends,
-    zero_rows,
 )
 
 # Written out, since the releases of torch differ in which annotations they can read.
 _CURVES = (
-    "Tensor gram, Tensor row_first, Tensor row_second, Tensor row_label, "
-    "Tensor col_first, Tensor col_second, Tensor col_label"
+    "Tensor inner, Tensor row_square, Tensor col_square, "
+    "Tensor row_first, Tensor row_second, Tensor row_label, Tensor row_inner, "
+    "Tensor col_first, Tensor col_second, Tensor col_label, Tensor col_inner"
 )
 _SCHEMA = f"({_CURVES}, SymInt k) -> (Tensor, Tensor)"
 _SAMPLES_SCHEMA = (
@@ -38,7 +39,22 @@ _SAMPLES_SCHEMA = (
     "bool similarity, bool unit, SymInt k) -> (Tensor, Tensor)"
 )
 
-Terms = Callable[[Tensor, Pairs], Tensor]  # of curves, from the Gram matrix
+Terms = Callable[[Tensor], Tensor]  # of curves, from the products of their ends with themselves
+Found = tuple[Tensor, Tensor]  # columns (r, k) and values (r, k)
+
+
+def packed(gram: Gram, rows: Side, cols: Side) -> tuple[Tensor, ...]:
+    """What the ops take, as tensors alone."""
+    return (*gram, *rows.pairs, rows.inner, *cols.pairs, cols.inner)
+
+
+def unpacked(tensors: Sequence[Tensor]) -> tuple[Gram, Side, Side]:
+    """The same as it was before :func:`packed`."""
+    return (
+        Gram(*tensors[:3]),
+        Side(Pairs(*tensors[3:6]), tensors[6]),
+        Side(Pairs(*tensors[7:10]), tensors[10]),
+    )
 
 
 @dataclass(frozen=True)
@@ -49,34 +65,38 @@ class Kind:
     col_terms: Terms
     score: Score
     # The bounds for the columns, where there are any.
-    bound: Callable[[Tensor, Curves], Bound] | None
+    bound: Callable[[Gram, Curves], Bound] | None
     # The score of an inner product, where curves join unit vectors and zero rows.
     of_product: Callable[[Tensor], Tensor] | None = None
 
 
-def _search(gram: Tensor, rows: Pairs, cols: Pairs, kind: Kind, k: int) -> tuple[Tensor, Tensor]:
+def _search(gram: Gram, rows: Side, cols: Side, kind: Kind, k: int) -> Found:
     """The ``k`` highest scores of each row, as of :func:`search_all`.
 
     Zero rows are looked after for k > 1; the nearest one is compared with them afterwards.
     """
-    has = rows_with_columns(rows, cols)
+    has = rows_with_columns(rows.pairs, cols.pairs)
     if has is not None:
-        return filled_up(_search(gram, rows.take(has), cols, kind, k), has, -torch.inf)
-    zero = None if k == 1 or kind.of_product is None else zero_rows(gram)
-    if zero is not None and kind.of_product is not None:
-        rows, row_zero = without_zero_ends(rows, zero)
-        cols, col_zero = without_zero_ends(cols, zero)
-        p = with_zeros(Curves(rows, kind.row_terms(gram, rows)), row_zero)
-        q = with_zeros(Curves(cols, kind.col_terms(gram, cols)), col_zero)
-        return search_all(gram, p, q, scored_with_zeros(kind.score, kind.of_product), k)
-    q = Curves(cols, kind.col_terms(gram, cols))
+        some = Side(rows.pairs.take(has), rows.inner[has])
+        return filled_up(_search(gram, some, cols, kind, k), has, -torch.inf)
+    if k > 1 and kind.of_product is not None and not has_no_zeros(gram):
+        rows, row_zero = without_zero_ends(rows, gram.row_square)
+        cols, col_zero = without_zero_ends(cols, gram.col_square)
+        p = with_zeros(_known(rows, gram.row_square, kind.row_terms), row_zero)
+        q = with_zeros(_known(cols, gram.col_square, kind.col_terms), col_zero)
+        return search_all(gram.inner, p, q, scored_with_zeros(kind.score, kind.of_product), k)
+    q = _known(cols, gram.col_square, kind.col_terms)
     # Computed once where they are the same curves.
-    same = rows.first is cols.first and rows.second is cols.second
-    same = same and kind.row_terms is kind.col_terms
-    p = Curves(rows, q.terms if same else kind.row_terms(gram, rows))
-    if k == 1 and kind.bound is not None and len(cols.first):
-        return search_nearest(gram, p, q, kind.score, kind.bound(gram, q))
-    return search_all(gram, p, q, kind.score, k)
+    same = rows.inner is cols.inner and kind.row_terms is kind.col_terms
+    p = q if same else _known(rows, gram.row_square, kind.row_terms)
+    if k == 1 and kind.bound is not None and len(p) and len(q):
+        return search_nearest(gram.inner, p, q, kind.score, kind.bound(gram, q))
+    return search_all(gram.inner, p, q, kind.score, k)
+
+
+def _known(side: Side, square: Tensor, terms: Terms) -> Curves:
+    own = scores.own_products(side, square)
+    return Curves(side.pairs, own, terms(own))
 
 
 _ARCS = Kind(
@@ -108,7 +128,7 @@ def _samples(
 ) -> Kind:
     """The kind of samples at these fractions. On the sphere a near point is a large product."""
     products = similarity or on_sphere(normalize, similarity, unit)
-    bound: Callable[[Tensor, Curves], Bound] | None = None
+    bound: Callable[[Gram, Curves], Bound] | None = None
     # Bounds see a curve through its two ends.
     if {0.0, 1.0} <= set(col_fractions):
         if products:
@@ -131,26 +151,18 @@ def _samples(
 
 
 def _sample_terms(
-    gram: Tensor, pairs: Pairs, fractions: Sequence[float], normalize: bool, products: bool
+    own: Tensor, fractions: Sequence[float], normalize: bool, products: bool
 ) -> Tensor:
     # Products need no squares.
-    return scores.sample_terms(gram, pairs, fractions, normalize)[: 2 if products else 3]
+    return scores.sample_terms(own, fractions, normalize)[: 2 if products else 3]
 
 
 @torch.library.custom_op("loopml::nearest_arcs", mutates_args=(), schema=_SCHEMA)
-def _nearest_arcs(
-    gram: Tensor,
-    row_first: Tensor,
-    row_second: Tensor,
-    row_label: Tensor,
-    col_first: Tensor,
-    col_second: Tensor,
-    col_label: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+def _nearest_arcs(*args: Any) -> Found:
+    *tensors, k = args
+    gram, rows, cols = unpacked(tensors)
 
-    def search(rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
+    def search(rows: Side, cols: Side) -> Found:
         index, sq = _search(gram, rows, cols, _ARCS, k)
         return index, -scores.root(sq)
 
@@ -158,41 +170,19 @@ def _nearest_arcs(
 
 
 @torch.library.custom_op("loopml::nearest_segments", mutates_args=(), schema=_SCHEMA)
-def _nearest_segments(
-    gram: Tensor,
-    row_first: Tensor,
-    row_second: Tensor,
-    row_label: Tensor,
-    col_first: Tensor,
-    col_second: Tensor,
-    col_label: Tensor,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
-    index, score = _search(gram, rows, cols, _SEGMENTS, k)
+def _nearest_segments(*args: Any) -> Found:
+    *tensors, k = args
+    index, score = _search(*unpacked(tensors), _SEGMENTS, k)
     return index, -score
 
 
 @torch.library.custom_op("loopml::nearest_samples", mutates_args=(), schema=_SAMPLES_SCHEMA)
-def _nearest_samples(
-    gram: Tensor,
-    row_first: Tensor,
-    row_second: Tensor,
-    row_label: Tensor,
-    col_first: Tensor,
-    col_second: Tensor,
-    col_label: Tensor,
-    row_fractions: Sequence[float],
-    col_fractions: Sequence[float],
-    normalize: bool,
-    similarity: bool,
-    unit: bool,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+def _nearest_samples(*args: Any) -> Found:
+    *tensors, row_fractions, col_fractions, normalize, similarity, unit, k = args
+    gram, rows, cols = unpacked(tensors)
     kind = _samples(row_fractions, col_fractions, normalize, similarity, unit)
 
-    def search(rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
+    def search(rows: Side, cols: Side) -> Found:
         index, score = _search(gram, rows, cols, kind, k)
         return index, -score
 
@@ -205,9 +195,10 @@ def _nearest_samples(
 
 @_nearest_arcs.register_fake
 @_nearest_segments.register_fake
-def _(gram: Tensor, row_first: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    shape = (row_first.shape[0], args[-1])  # the last may be a symbol
-    return row_first.new_empty(shape), gram.new_empty(shape)
+def _(*args: Any) -> Found:
+    inner, row_first, k = args[0], args[3], args[-1]
+    shape = (row_first.shape[0], k)  # k may be a symbol
+    return row_first.new_empty(shape), inner.new_empty(shape)
 
 
 _nearest_samples.register_fake(_)
@@ -218,25 +209,25 @@ use_kernel(_nearest_segments, "nearest_segments")
 use_kernel(_nearest_samples, "nearest_samples")
 
 
-def _width(k: int, cols: Pairs) -> int:
+def _width(k: int, cols: Side) -> int:
     """How many columns to find: no row has more than there are, and -1 needs a place."""
     if k == 1:  # the compiler of torch 2.4 knows no minimum of symbols
         return 1
-    c = cols.first.shape[0]
+    c = cols.inner.shape[0]
     # Not min and max, which would fix a symbol to a number.
     width: int = torch.sym_min(k, torch.sym_max(1, c))  # type: ignore[no-untyped-call,unused-ignore]
     return width
 
 
 @torch.no_grad()
-def nearest_arcs(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Tensor, Tensor]:
+def nearest_arcs(gram: Gram, rows: Side, cols: Side, k: int = 1) -> Found:
     """The ``k`` nearest arcs of another label; values are minus the largest inner product.
 
     An arc that starts or ends in a zero row is its two ends. A zero row is at distance 1 from every
     unit vector and 0 from another zero row, so it has the products 1/2 and 1 with them.
 
     Args:
-        gram: (n, n) inner products of unit vectors, or zero rows.
+        gram: inner products of unit vectors, or zero rows: the ends of rows with those of columns.
         rows: r arcs.
         cols: c arcs.
         k: how many of them to find for each row, at most c.
@@ -244,18 +235,19 @@ def nearest_arcs(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Te
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    op = chosen(_nearest_arcs, gram)
-    found: tuple[Tensor, Tensor] = op(gram, *rows, *cols, _width(k, cols))
+    op = chosen(_nearest_arcs, gram.inner)
+    found: Found = op(*packed(gram, rows, cols), _width(k, cols))
     return found
 
 
 @torch.no_grad()
-def nearest_segments(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tuple[Tensor, Tensor]:
+def nearest_segments(gram: Gram, rows: Side, cols: Side, k: int = 1) -> Found:
     """The ``k`` nearest segments of another label; values are squared distances.
 
     Args:
-        gram: (n, n) inner products, of points around any origin: minus half their squared distances
-            with a zero diagonal serve as well, and lose no digits to rows that are far away.
+        gram: inner products of the ends of rows with those of columns, around any origin: minus
+            half their squared distances, and squares 0, serve as well, and lose no digits to points
+            that are far away.
         rows: r segments.
         cols: c segments.
         k: how many of them to find for each row, at most c.
@@ -263,17 +255,16 @@ def nearest_segments(gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> tupl
     Returns:
         Indices into ``cols`` and values, (r, k).
     """
-    found: tuple[Tensor, Tensor] = chosen(_nearest_segments, gram)(
-        gram, *rows, *cols, _width(k, cols)
-    )
+    op = chosen(_nearest_segments, gram.inner)
+    found: Found = op(*packed(gram, rows, cols), _width(k, cols))
     return found
 
 
 @torch.no_grad()
 def nearest_samples(
-    gram: Tensor,
-    rows: Pairs,
-    cols: Pairs,
+    gram: Gram,
+    rows: Side,
+    cols: Side,
     row_fractions: Sequence[float],
     col_fractions: Sequence[float],
     *,
@@ -281,12 +272,12 @@ def nearest_samples(
     similarity: bool,
     unit: bool = False,
     k: int = 1,
-) -> tuple[Tensor, Tensor]:
+) -> Found:
     """The ``k`` nearest pairs of another label, by their nearest sampled points.
 
     Args:
-        gram: (n, n) inner products; without ``normalize`` and ``similarity`` of points around any
-            origin, as for :func:`nearest_segments`.
+        gram: inner products of the ends of rows with those of columns; without ``normalize`` and
+            ``similarity`` around any origin, as for :func:`nearest_segments`.
         rows: r pairs.
         cols: c pairs.
         row_fractions: where on each row pair its points lie, 0 its first row and 1 its second.
@@ -303,7 +294,6 @@ def nearest_samples(
         Indices into ``cols`` and values, (r, k).
     """
     options = list(row_fractions), list(col_fractions), normalize, similarity, unit
-    found: tuple[Tensor, Tensor] = chosen(_nearest_samples, gram)(
-        gram, *rows, *cols, *options, _width(k, cols)
-    )
+    op = chosen(_nearest_samples, gram.inner)
+    found: Found = op(*packed(gram, rows, cols), *options, _width(k, cols))
     return found

@@ -12,15 +12,16 @@ one as its first and one as its second row, need no longer tie bit for bit.
 A NaN score is never chosen, so no index can be out of bounds.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from loopml._types import Pairs
-from loopml.ops.scores import arc_terms, sample_terms, segment_terms
+from loopml._types import Gram, Side
+from loopml.ops.scores import arc_terms, own_products, sample_terms, segment_terms
+from loopml.ops.search import unpacked
 from loopml.ops.zeros import nearest_with_zeros, on_sphere, sq_distance
 
 # A program's tile. Few rows, because a batch of 128 has few row curves for a hundred processors;
@@ -187,26 +188,26 @@ def _search(
 
 def _launch(
     kind: str,
-    gram: Tensor,
-    rows: Pairs,
-    cols: Pairs,
+    inner: Tensor,
+    rows: Side,
+    cols: Side,
     row_terms: Tensor,
     col_terms: Tensor,
     points: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor]:
     """Index and value (r, 1), from the terms of all curves: (t, ..., r) and (t, ..., c)."""
-    r, c = len(rows.first), len(cols.first)
-    index = torch.empty((r, 1), dtype=torch.int64, device=gram.device)
-    value = torch.empty((r, 1), dtype=gram.dtype, device=gram.device)
+    r, c = len(rows.inner), len(cols.inner)
+    index = torch.empty((r, 1), dtype=torch.int64, device=inner.device)
+    value = torch.empty((r, 1), dtype=inner.dtype, device=inner.device)
     if r == 0:
         return index, value
-    gram = gram.contiguous()
-    row_first, row_second, row_label = (x.contiguous() for x in rows)
-    col_first, col_second, col_label = (x.contiguous() for x in cols)
+    inner = inner.contiguous()
+    row_first, row_second, row_label = (x.contiguous() for x in rows.pairs)
+    col_first, col_second, col_label = (x.contiguous() for x in cols.pairs)
     # Triton launches on the current device, which need not be that of the tensors.
-    with torch.cuda.device_of(gram):
+    with torch.cuda.device_of(inner):
         _search[(triton.cdiv(r, _BLOCK_ROWS),)](
-            gram, gram.shape[0],
+            inner, inner.shape[1],
             row_first, row_second, row_label, row_terms.contiguous(), r, points[0],
             col_first, col_second, col_label, col_terms.contiguous(), c, points[1],
             index, value,
@@ -215,49 +216,44 @@ def _launch(
     return index, value
 
 
-def nearest_arcs(gram: Tensor, *curves: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_arcs(*tensors: Tensor) -> tuple[Tensor, Tensor]:
     """``loopml::nearest_arcs`` for k = 1."""
+    gram, rows, cols = unpacked(tensors)
 
-    def search(rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
-        p, q = arc_terms(gram, rows), arc_terms(gram, cols)
-        return _launch("arcs", gram, rows, cols, p, q)
+    def search(rows: Side, cols: Side) -> tuple[Tensor, Tensor]:
+        p, q = (arc_terms(own) for own in _own(gram, rows, cols))
+        return _launch("arcs", gram.inner, rows, cols, p, q)
 
-    return nearest_with_zeros(gram, Pairs(*curves[:3]), Pairs(*curves[3:]), search)
+    return nearest_with_zeros(gram, rows, cols, search)
 
 
-def nearest_segments(gram: Tensor, *curves: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_segments(*tensors: Tensor) -> tuple[Tensor, Tensor]:
     """``loopml::nearest_segments`` for k = 1."""
-    rows, cols = Pairs(*curves[:3]), Pairs(*curves[3:])
-    p, q = segment_terms(gram, rows), segment_terms(gram, cols)
-    return _launch("segments", gram, rows, cols, p, q)
+    gram, rows, cols = unpacked(tensors)
+    p, q = (segment_terms(own) for own in _own(gram, rows, cols))
+    return _launch("segments", gram.inner, rows, cols, p, q)
 
 
-def nearest_samples(
-    gram: Tensor,
-    row_first: Tensor,
-    row_second: Tensor,
-    row_label: Tensor,
-    col_first: Tensor,
-    col_second: Tensor,
-    col_label: Tensor,
-    row_fractions: Sequence[float],
-    col_fractions: Sequence[float],
-    normalize: bool,
-    similarity: bool,
-    unit: bool,
-) -> tuple[Tensor, Tensor]:
+def nearest_samples(*args: Any) -> tuple[Tensor, Tensor]:
     """``loopml::nearest_samples`` for k = 1."""
-    rows, cols = Pairs(row_first, row_second, row_label), Pairs(col_first, col_second, col_label)
+    *tensors, row_fractions, col_fractions, normalize, similarity, unit = args
+    gram, rows, cols = unpacked(tensors)
     directions = on_sphere(normalize, similarity, unit)
     kind = "products" if similarity or directions else "distances"
 
-    def search(rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
-        p = sample_terms(gram, rows, row_fractions, normalize)
-        q = sample_terms(gram, cols, col_fractions, normalize)
-        return _launch(kind, gram, rows, cols, p, q, (len(row_fractions), len(col_fractions)))
+    def search(rows: Side, cols: Side) -> tuple[Tensor, Tensor]:
+        of_rows, of_cols = _own(gram, rows, cols)
+        p = sample_terms(of_rows, row_fractions, normalize)
+        q = sample_terms(of_cols, col_fractions, normalize)
+        points = len(row_fractions), len(col_fractions)
+        return _launch(kind, gram.inner, rows, cols, p, q, points)
 
     if not directions:
         return search(rows, cols)
     ends = 0.0 in row_fractions, 1.0 in row_fractions
     index, value = nearest_with_zeros(gram, rows, cols, search, ends)
     return index, sq_distance(value)
+
+
+def _own(gram: Gram, rows: Side, cols: Side) -> tuple[Tensor, Tensor]:
+    return own_products(rows, gram.row_square), own_products(cols, gram.col_square)

@@ -14,11 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from loopml._types import Pairs
+from loopml._types import Gram, Pairs, Side
 from loopml.ops.blocks import Curves, Score
 
 # Finds columns (r, k) and minus the inner products with them, for rows and columns.
-Search = Callable[[Pairs, Pairs], tuple[Tensor, Tensor]]
+Search = Callable[[Side, Side], tuple[Tensor, Tensor]]
 
 
 def on_sphere(normalize: bool, similarity: bool, unit: bool) -> bool:
@@ -31,30 +31,36 @@ def sq_distance(value: Tensor) -> Tensor:
     return (2 + 2 * value).clamp(min=0)
 
 
-def zero_rows(gram: Tensor) -> Tensor | None:
-    """Which rows are zero (n,), or None where a look at the values shows that none is."""
-    zero = gram.diagonal() == 0
+def has_no_zeros(gram: Gram) -> bool:
+    """Whether a look at the values shows that no point is zero."""
     # A look would wait for a GPU.
-    return None if zero.device.type == "cpu" and not bool(zero.any()) else zero
+    if gram.inner.device.type != "cpu":
+        return False
+    one_axis = gram.row_square is gram.col_square
+    squares = gram[1:2] if one_axis else gram[1:]
+    return all(bool(square.all()) for square in squares)
 
 
 def without_zero_ends(
-    pairs: Pairs, zero: Tensor, ends: tuple[bool, bool] = (True, True)
-) -> tuple[Pairs, Tensor]:
-    """The pairs with their other end in place of a zero one, and which of them had such: (p,).
+    side: Side, square: Tensor, ends: tuple[bool, bool] = (True, True)
+) -> tuple[Side, Tensor]:
+    """The curves with their other end in place of a zero one, and which of them had such: (p,).
 
     ``ends`` says whether the first and the second end are looked at: samples may lie between alone.
     """
+    pairs, zero = side.pairs, square == 0
     at_first, at_second = zero[pairs.first], zero[pairs.second]
     first = torch.where(at_first, pairs.second, pairs.first)
     second = torch.where(at_second, pairs.first, pairs.second)
-    return Pairs(first, second, pairs.label), (at_first & ends[0]) | (at_second & ends[1])
+    inner = torch.where(at_first | at_second, square[first], side.inner)
+    had_zero = (at_first & ends[0]) | (at_second & ends[1])
+    return Side(Pairs(first, second, pairs.label), inner), had_zero
 
 
 def nearest_with_zeros(
-    gram: Tensor,
-    rows: Pairs,
-    cols: Pairs,
+    gram: Gram,
+    rows: Side,
+    cols: Side,
     search: Search,
     row_ends: tuple[bool, bool] = (True, True),
 ) -> tuple[Tensor, Tensor]:
@@ -62,14 +68,13 @@ def nearest_with_zeros(
 
     ``row_ends`` says whether the first and the second end of a row are looked at.
     """
-    zero = zero_rows(gram)
-    if zero is None or len(cols.first) == 0:
+    if len(cols.inner) == 0 or has_no_zeros(gram):
         return search(rows, cols)
-    rows, row_zero = without_zero_ends(rows, zero, row_ends)
-    cols, col_zero = without_zero_ends(cols, zero)
+    rows, row_zero = without_zero_ends(rows, gram.row_square, row_ends)
+    cols, col_zero = without_zero_ends(cols, gram.col_square)
     index, value = search(rows, cols)
-    any_col = _first_of_another_label(torch.ones_like(col_zero), rows, cols)
-    zero_col = _first_of_another_label(col_zero, rows, cols)
+    any_col = _first_of_another_label(torch.ones_like(col_zero), rows.pairs, cols.pairs)
+    zero_col = _first_of_another_label(col_zero, rows.pairs, cols.pairs)
     # Minus the inner product that a distance of 1 ranks as; twice that is a distance of 0.
     for col, product in (
         (torch.where(row_zero, any_col, -1), 0.5),
@@ -97,7 +102,7 @@ def _first_of_another_label(mask: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
 def with_zeros(curves: Curves, had_zero: Tensor) -> Curves:
     """Curves whose last term says whether they had a zero end."""
     flag = had_zero.to(curves.terms.dtype).expand_as(curves.terms[:1])
-    return Curves(curves.pairs, torch.cat([curves.terms, flag]))
+    return Curves(curves.pairs, curves.own, torch.cat([curves.terms, flag]))
 
 
 def scored_with_zeros(score: Score, of_product: Callable[[Tensor], Tensor]) -> Score:

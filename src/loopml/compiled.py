@@ -1,0 +1,33 @@
+"""The compiled functions for the CPU, where numba is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from loopml.geometry.lengths import is_traced
+
+
+@cache
+def kernels() -> Any | None:
+    """The module of compiled functions, or None where there is no numba.
+
+    It is imported when it is first needed, so that importing loopml does not load numba.
+    """
+    if importlib.util.find_spec("numba") is None:
+        return None
+    return importlib.import_module("loopml.ops.numba")
+
+
+def kernels_for(x: Tensor) -> Any | None:
+    """The module of compiled functions, if they can read ``x``.
+
+    They cannot read what a compiler or a transform traces, nor the tensors of other devices and of
+    other libraries.
+    """
+    plain = type(x) is Tensor and x.device.type == "cpu" and not is_traced(x)
+    return kernels() if plain else None

@@ -1,0 +1,28 @@
+"""The arguments of a search for curves among one set of points, from their Gram matrix."""
+
+from torch import Tensor
+
+from loopml._types import Gram, Pairs, Side
+from loopml.ops import scores
+
+
+def gram_of(inner: Tensor) -> Gram:
+    """The products (n, n) of points with themselves."""
+    square = inner.diagonal()
+    return Gram(inner, square, square)
+
+
+def side(inner: Tensor, pairs: Pairs) -> Side:
+    """The curves that join two of the points."""
+    return Side(pairs, inner[pairs.first, pairs.second])
+
+
+def problem(inner: Tensor, rows: Pairs, cols: Pairs) -> tuple[Gram, Side, Side]:
+    """What the searches of ``loopml.ops`` take, but for their options."""
+    of_rows = side(inner, rows)
+    return gram_of(inner), of_rows, of_rows if cols is rows else side(inner, cols)
+
+
+def own_products(inner: Tensor, pairs: Pairs) -> Tensor:
+    """The products of the ends of curves with themselves: (3, p)."""
+    return scores.own_products(side(inner, pairs), inner.diagonal())
