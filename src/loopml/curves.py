@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from torch import Tensor, maximum
+import torch
+from torch import Tensor
 
 from loopml import ops
 from loopml._types import Gram, Pairs, Scaled, Side
 from loopml.geometry.lengths import normalized
 from loopml.geometry.packing import wide
 from loopml.geometry.pairwise import arc_cosines
-from loopml.ops.scores import grid_corners, sample_scores, sample_terms
+from loopml.ops.scores import grid_corners, own_products, sample_scores, sample_terms
 from loopml.ops.solve import Solution, solve_arcs, solve_samples, solve_segments
 
 
@@ -58,8 +59,8 @@ class Curve(Protocol):
     def solve(self, points: Tensor, ends: Tensor) -> Solution:
         """Where two curves come nearest; p0, p1, q0, q1 are the points at ``ends`` (m, 4)."""
 
-    def products(self, points: Tensor) -> Products:
-        """The largest inner products of curves."""
+    def products(self, points: Tensor, offset: int) -> Products:
+        """The largest inner products of curves, those of columns from the point ``offset`` on."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Arcs:
         """Where two arcs come nearest, in float64."""
         return solve_arcs(points, ends)
 
-    def products(self, points: Tensor) -> Products:
+    def products(self, points: Tensor, offset: int) -> Products:
         """The largest product of two arcs, the cosine of their least angle."""
 
         def cosines(units: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
@@ -117,9 +118,9 @@ class Segments:
         """Where two segments come nearest, from differences of their endpoints."""
         return solve_segments(points, ends)
 
-    def products(self, points: Tensor) -> Products:
+    def products(self, points: Tensor, offset: int) -> Products:
         """The largest product of two segments: bilinear, so at an end of each."""
-        return samples(0, normalize=False, similarity=True).products(points)
+        return samples(0, normalize=False, similarity=True).products(points, offset)
 
 
 @dataclass(frozen=True)
@@ -198,27 +199,47 @@ class Samples:
             self.on_sphere,
         )
 
-    def products(self, points: Tensor) -> Products:
+    def products(self, points: Tensor, offset: int) -> Products:
         """The largest product of two samples."""
+        if offset == 0:
+            return Products(points @ points.T, self._largest)
 
-        def largest(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
-            square = gram.diagonal()
-            own = (
-                (square[pairs.first], gram[pairs.first, pairs.second], square[pairs.second])
-                for pairs in (rows, cols)
+        def of_references(points: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+            # The products of the ends of these rows alone, not of all points.
+            index = torch.cat([rows.first, rows.second])
+            place = torch.arange(len(index), device=index.device).view(2, -1)
+            cols = Pairs(cols.first - offset, cols.second - offset, cols.label)
+            others = points[offset:]
+            ends, square = points[index], points.square().sum(1)
+            inner = Gram(ends @ others.T, square[index], square[offset:])
+            row_side = Side(
+                Pairs(place[0], place[1], rows.label), (ends[place[0]] * ends[place[1]]).sum(1)
             )
-            p = sample_terms(next(own), self.p_fractions, self.normalize).unsqueeze(-1)
-            q = sample_terms(next(own), self.q_fractions, self.normalize).unsqueeze(-2)
-            return sample_scores(grid_corners(gram, rows, cols), p, q, similarity=True)
+            col_side = Side(cols, (others[cols.first] * others[cols.second]).sum(1))
+            return self._largest_of(inner, row_side, col_side)
 
-        corners = self.p_fractions == self.q_fractions == (0.0, 1.0)
-        return Products(points @ points.T, _largest_corners if corners else largest)
+        return Products(points, of_references)
+
+    def _largest(self, inner: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+        """The largest products of curves whose points have these inner products."""
+        square = inner.diagonal()
+        sides = (Side(pairs, inner[pairs.first, pairs.second]) for pairs in (rows, cols))
+        return self._largest_of(Gram(inner, square, square), *sides)
+
+    def _largest_of(self, gram: Gram, rows: Side, cols: Side) -> Tensor:
+        if self.p_fractions == self.q_fractions == (0.0, 1.0):
+            return _largest_corners(gram.inner, rows.pairs, cols.pairs)
+        p, q = own_products(rows, gram.row_square), own_products(cols, gram.col_square)
+        p_terms = sample_terms(p, self.p_fractions, self.normalize).unsqueeze(-1)
+        q_terms = sample_terms(q, self.q_fractions, self.normalize).unsqueeze(-2)
+        corner = grid_corners(gram.inner, rows.pairs, cols.pairs)
+        return sample_scores(corner, p_terms, q_terms, similarity=True)
 
 
-def _largest_corners(gram: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
+def _largest_corners(inner: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
     """The largest product of an end of each row with an end of each column, one end at a time."""
-    of_rows = maximum(gram.index_select(0, rows.first), gram.index_select(0, rows.second))
-    return maximum(*(of_rows.index_select(1, end) for end in (cols.first, cols.second)))
+    of_rows = torch.maximum(inner.index_select(0, rows.first), inner.index_select(0, rows.second))
+    return torch.maximum(*(of_rows.index_select(1, end) for end in (cols.first, cols.second)))
 
 
 def samples(

@@ -8,8 +8,9 @@ from beartype.roar import BeartypeDoorHintViolation
 from jaxtyping import Float
 from torch import Tensor
 
-from loopml import curves, geometry, ops
+from loopml import geometry, ops
 from loopml.batch import Batch
+from loopml.ops import solve
 from loopml.pairing import pair_up
 from tests.oracles import shapes
 
@@ -23,7 +24,7 @@ def test_references_between_modules_are_checked_too() -> None:
     """A module that imported the function calls the check."""
     assert geometry.arc_distance is geometry.arcs.arc_distance
     assert ops.nearest_arcs is ops.search.nearest_arcs
-    assert curves.arc_weights is geometry.arcs.arc_weights
+    assert solve.arc_weights is geometry.arcs.arc_weights
 
 
 def transpose(x: Tensor) -> Tensor:

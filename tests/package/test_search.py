@@ -520,7 +520,7 @@ def test_a_zero_row_and_a_row_at_60_degrees_tie(kind: str) -> None:
         for k in (1, 2):
             name, options = PRUNED[kind]
             ends = () if kind == "arcs" else ((0.0, 1.0), (0.0, 1.0))
-            index, value = getattr(ops, name)(x @ x.T, row, cols, *ends, k=k, **options)
+            index, value = getattr(ops, name)(*problem(x @ x.T, row, cols), *ends, k=k, **options)
             assert index.tolist() == [[0, 1][:k]]
             assert value.tolist() == [[-0.5 if kind == "arcs" else 1.0] * k]
 

@@ -31,22 +31,25 @@ def half_sq_distances(points: Tensor, others: Tensor | None = None) -> Tensor:
     """
     x, y = wide(points), wide(points if others is None else others)
     centre = y.mean(0) if len(y) else 0
-    x, y = x - centre, y - centre
     if others is None:
-        return _with_small_ones(x, x, symmetric=True).to(points.dtype)
+        return _measured(x, x, centre, symmetric=True).to(points.dtype)
     size = max(1, _BLOCK // max(1, len(y)))
-    starts = range(0, max(1, len(x)), size)
+    parts = (x[i : i + size] for i in range(0, max(1, len(x)), size))
     return torch.cat(
-        [_with_small_ones(x[i : i + size], y, symmetric=False).to(points.dtype) for i in starts]
+        [_measured(part, y, centre, symmetric=False).to(points.dtype) for part in parts]
     )
 
 
-def _with_small_ones(x: Tensor, y: Tensor, *, symmetric: bool) -> Tensor:
-    """The same for points of float64, of which small distances are measured by differences."""
-    half = x @ y.T
-    squares = (half.diagonal(),) * 2 if symmetric else (z.square().sum(1) for z in (x, y))
-    of_x, of_y = squares
-    terms = of_x.unsqueeze(1) / 2 + of_y / 2
+def _measured(x: Tensor, y: Tensor, centre: Tensor | int, *, symmetric: bool) -> Tensor:
+    """The same for points of float64: by products, and small distances by differences."""
+    from_x = x - centre
+    from_y = from_x if symmetric else y - centre
+    half = from_x @ from_y.T
+    if symmetric:
+        of_x = of_y = half.diagonal() / 2
+    else:
+        of_x, of_y = (z.square().sum(1) / 2 for z in (from_x, from_y))
+    terms = of_x.unsqueeze(1) + of_y
     half = (half - terms).clamp_(max=0)
     if symmetric:
         half.fill_diagonal_(0)

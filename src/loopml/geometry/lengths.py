@@ -34,17 +34,19 @@ class _Direction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, least: float) -> tuple[Tensor, Tensor]:
         length = _norm(x, keepdim=True)
-        scale = torch.where(length > 0, 1 / length.clamp(min=least), 0)
+        scale = length.clamp(min=least).reciprocal_()
         unit = x * scale
-        ctx.save_for_backward(unit, scale, length >= least)
+        ctx.save_for_backward(unit, scale, length)
+        ctx.least = least
         return unit, scale
 
     @staticmethod
     def backward(ctx: Any, of_unit: Tensor, of_scale: Tensor) -> tuple[Tensor, None]:
-        unit, scale, scale_moves = ctx.saved_tensors
+        unit, scale, length = ctx.saved_tensors
         along = (of_unit * unit).sum(-1, keepdim=True) + of_scale * scale
-        along = torch.where(scale_moves, along, 0)  # below the least length the scale is constant
-        return torch.addcmul(of_unit, unit, along, value=-1).mul_(scale), None
+        along = along.masked_fill(length < ctx.least, 0)  # there the scale is constant
+        moved = torch.addcmul(of_unit, unit, along, value=-1)
+        return moved * scale.masked_fill(length == 0, 0), None
 
 
 class _Length(torch.autograd.Function):

@@ -63,8 +63,9 @@ class NPairLoss(MinedLoss):
         That of the embeddings, at least float32.
 
     Memory:
-        The inner products of the rows, n x n, and blocks of as many similarities of curves. Where
-        there are more similarities than that, each block is computed again for the gradient.
+        The inner products of the rows, n x n (n x m with m references), and blocks of as many
+        similarities of curves. Where there are more similarities than that, each block is computed
+        again for the gradient.
 
     Source:
         Sohn, "Improved deep metric learning with multi-class N-pair loss objective" (NeurIPS 2016),
@@ -127,7 +128,7 @@ class NPairLoss(MinedLoss):
             products = Products(seen, _products_of_ends)
         else:
             kind = synthesizer.curve_in(space)
-            products = kind.products(kind.place(seen))
+            products = kind.products(kind.place(seen), batch.offset())
         # Whether there is a negative: the labels of the columns are not all the row's.
         valid = (rows.label != cols.label.amin()) | (rows.label != cols.label.amax())
         positive = (seen[rows.first] * seen[rows.second]).sum(1)
@@ -138,7 +139,7 @@ class NPairLoss(MinedLoss):
             own = (rows.label[some].unsqueeze(1) == cols.label) & valid[some].unsqueeze(1)
             return excess.masked_fill(own, -torch.inf).logsumexp(1)
 
-        step = max(1, max(_BLOCK, len(seen) ** 2) // len(cols.first))
+        step = max(1, max(_BLOCK, gram.inner.numel()) // len(cols.first))
         blocks = [slice(start, start + step) for start in range(0, len(rows.first), step)]
         # One block is kept as it is.
         keep = recomputed if len(blocks) > 1 else _called
