@@ -43,6 +43,14 @@ class Scaled(IntEnum):
     ALL = 2
 
 
+class Rows(NamedTuple):
+    """Rows as the caller gave them, and what is made of them; both with grad."""
+
+    given: Tensor  # (n, d)
+    least: float | None  # they are divided by their length, or by this if that is more, if at all
+    unit: Tensor  # (n, d) what comes of it
+
+
 class Closest(NamedTuple):
     """Where two curves come nearest to each other.
 

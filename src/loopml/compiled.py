@@ -7,6 +7,7 @@ import importlib.util
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from loopml.geometry.lengths import is_traced
@@ -31,3 +32,12 @@ def kernels_for(x: Tensor) -> Any | None:
     """
     plain = type(x) is Tensor and x.device.type == "cpu" and not is_traced(x)
     return kernels() if plain else None
+
+
+_BATCHED: Any = torch._C._parse_dispatch_key("Batched")
+
+
+def is_batched(gradient: Tensor) -> bool:
+    """Whether autograd computes several gradients at a time, which ``kernels_for`` cannot see."""
+    batched: bool = torch._C._dispatch_keys(gradient).has(_BATCHED)
+    return batched

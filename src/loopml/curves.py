@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from loopml import ops
-from loopml._types import Gram, Pairs, Scaled, Side
+from loopml._types import Gram, Pairs, Rows, Scaled, Side
 from loopml.geometry.lengths import normalized
 from loopml.geometry.packing import wide
 from loopml.geometry.pairwise import arc_cosines
@@ -56,8 +56,8 @@ class Curve(Protocol):
     def nearest(self, gram: Gram, rows: Side, cols: Side, k: int) -> tuple[Tensor, Tensor]:
         """For each row curve the k nearest column curves of another label, as in ``ops``."""
 
-    def solve(self, points: Tensor, ends: Tensor) -> Solution:
-        """Where two curves come nearest; p0, p1, q0, q1 are the points at ``ends`` (m, 4)."""
+    def solve(self, rows: Rows, ends: Tensor) -> Solution:
+        """Where two curves come nearest; p0, p1, q0, q1 are the rows at ``ends`` (m, 4)."""
 
     def products(self, points: Tensor, offset: int) -> Products:
         """The largest inner products of curves, those of columns from the point ``offset`` on."""
@@ -84,9 +84,9 @@ class Arcs:
         """The k nearest arcs of another label for each row, with minus their product."""
         return ops.nearest_arcs(gram, rows, cols, k)
 
-    def solve(self, points: Tensor, ends: Tensor) -> Solution:
+    def solve(self, rows: Rows, ends: Tensor) -> Solution:
         """Where two arcs come nearest, in float64."""
-        return solve_arcs(points, ends)
+        return solve_arcs(rows, ends)
 
     def products(self, points: Tensor, offset: int) -> Products:
         """The largest product of two arcs, the cosine of their least angle."""
@@ -114,9 +114,9 @@ class Segments:
         """The k nearest segments of another label for each row, with squared distances."""
         return ops.nearest_segments(gram, rows, cols, k)
 
-    def solve(self, points: Tensor, ends: Tensor) -> Solution:
+    def solve(self, rows: Rows, ends: Tensor) -> Solution:
         """Where two segments come nearest, from differences of their endpoints."""
-        return solve_segments(points, ends)
+        return solve_segments(rows, ends)
 
     def products(self, points: Tensor, offset: int) -> Products:
         """The largest product of two segments: bilinear, so at an end of each."""
@@ -187,10 +187,10 @@ class Samples:
             k=k,
         )
 
-    def solve(self, points: Tensor, ends: Tensor) -> Solution:
+    def solve(self, rows: Rows, ends: Tensor) -> Solution:
         """The nearest of all samples of the one pair and all of the other."""
         return solve_samples(
-            points,
+            rows,
             ends,
             self.p_fractions,
             self.q_fractions,

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from loopml._types import Pairs, Scaled
-from loopml.compiled import kernels, kernels_for
+from loopml._types import Pairs, Rows, Scaled
+from loopml.compiled import is_batched, kernels, kernels_for
 from loopml.curves import Curve
 from loopml.geometry.arcs import kept_unit
 from loopml.geometry.lengths import (
+    direction_of,
     distance_between,
     is_traced,
     length_of,
     numbers,
     touch_tolerance,
 )
+from loopml.geometry.packing import wide
 from loopml.ops.solve import Solution
 from loopml.points import Points
 
@@ -63,38 +65,37 @@ def measure(kind: Curve, points: Points, negatives: Negatives) -> Nearest:
     """The nearest points of each tuple's two curves, differentiable."""
     ends = negatives.ends()
     solution = solve(kind, points, ends)
-    point_p, point_q = _points_at(points.placed, ends, solution.weights, kind.scaled)
+    point_p, point_q = _points_at(points.placed.unit, ends, solution.weights, kind.scaled)
     distance = distance_between(point_p, point_q, solution.sq_size)
     return Nearest(solution.weights, point_p, point_q, distance)
 
 
 def measure_distance(kind: Curve, points: Points, negatives: Negatives) -> tuple[Tensor, Tensor]:
-    """The weights and the distance of :func:`measure`, without the points."""
+    """The weights and the distance of :func:`measure`, the distance to its last digits."""
     ends = negatives.ends()
     solution = solve(kind, points, ends)
-    weights, sq_size = solution
-    return weights, _distance(points.placed, ends, weights, kind.scaled, sq_size)
+    return solution.weights, _distance(points.placed, ends, solution, kind.scaled)
 
 
-def row_distance(points: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The distance of rows of ``points`` (n, d) from others: (m,), 0 with gradient 0 at 0."""
-    if kernels_for(points) is None:
-        ends, weights = torch.stack([first, second], 1), numbers([1, -1], like=points)
-        return length_of(weighted_sums(points, ends, weights.expand_as(ends)))
+def row_distance(rows: Rows, first: Tensor, second: Tensor) -> Tensor:
+    """The distance of rows from others: (m,), 0 with gradient 0 at 0."""
+    if kernels_for(rows.given) is None:
+        ends, weights = torch.stack([first, second], 1), numbers([1, -1], like=rows.unit)
+        return length_of(weighted_sums(rows.unit, ends, weights.expand_as(ends)))
     ends = torch.stack([first, first, second, second], 1)
-    return _distance(points, ends, row_weights(points, len(ends)), Scaled.NONE, 0)
+    return _distance(rows, ends, Solution(row_weights(rows, len(ends)), 0, None), Scaled.NONE)
 
 
-def row_weights(points: Tensor, m: int) -> Tensor:
+def row_weights(rows: Rows, m: int) -> Tensor:
     """The weights of curves of one row each: (m, 4)."""
-    return numbers([1, 0, 1, 0], like=points).expand(m, 4)
+    return wide(numbers([1, 0, 1, 0], like=rows.given)).expand(m, 4)
 
 
 def _points_at(
     points: Tensor, ends: Tensor, weights: Tensor, scaled: Scaled
 ) -> tuple[Tensor, Tensor]:
     """The two points (m, d) of each pair of curves, sums of the rows at ``ends`` (m, 4)."""
-    of_points = weights.reshape(-1, 2)  # one row per point
+    of_points = weights.to(points.dtype).reshape(-1, 2)  # one row per point
     sums = weighted_sums(points, ends.view(-1, 2), of_points)
     if scaled == Scaled.ALL:
         sums = kept_unit(sums)
@@ -104,48 +105,53 @@ def _points_at(
     return point_p, point_q
 
 
-def _distance(
-    points: Tensor, ends: Tensor, weights: Tensor, scaled: Scaled, sq_size: Tensor | float
-) -> Tensor:
+def _distance(rows: Rows, ends: Tensor, solution: Solution, scaled: Scaled) -> Tensor:
     """The distance (m,) of the two points of each pair of curves."""
-    if kernels_for(points) is None:
-        return distance_between(*_points_at(points, ends, weights, scaled), sq_size)
-    distance: Tensor = _Distance.apply(points, ends, weights, scaled, sq_size)  # type: ignore[no-untyped-call,unused-ignore]
-    return distance
+    weights, sq_size, exact = solution
+    if exact is None:
+        least = -1.0 if rows.least is None else rows.least
+        size = sq_size if isinstance(sq_size, Tensor) else numbers([sq_size], like=rows.given)
+        distance: Tensor = _Distance.apply(rows.given, least, ends, weights, scaled, size)  # type: ignore[no-untyped-call,unused-ignore]
+        return distance
+    distance = distance_between(*_points_at(rows.unit, ends, weights, scaled), sq_size)
+    # The points are as long as their dtype can say, and the middle of a long arc not even that.
+    return torch.where(distance > 0, distance + (exact - distance).detach(), distance)
 
 
 class _Distance(torch.autograd.Function):
-    """:func:`_distance` by compiled functions; a gradient of the gradient is PyTorch's own."""
+    """The distance by compiled functions; a gradient of the gradient is PyTorch's own."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        points: Tensor,
+        given: Tensor,
+        least: float,
         ends: Tensor,
         weights: Tensor,
         scaled: Scaled,
-        sq_size: Tensor | float,
+        sq_size: Tensor,
     ) -> Tensor:
-        touch = touch_tolerance(points.dtype)
-        size = sq_size if isinstance(sq_size, Tensor) else numbers([sq_size], like=points)
-        distance: Tensor = kernels().distances(points, ends, weights, int(scaled), touch, size)  # type: ignore[union-attr]
-        ctx.save_for_backward(points, ends, weights, distance, size)
-        ctx.scaled = scaled
+        ctx.options = least, ends, weights, int(scaled)
+        fast: Any = kernels()
+        touch = touch_tolerance(given.dtype)
+        distance: Tensor = fast.distances(given, *ctx.options, touch, sq_size)
+        ctx.save_for_backward(given, distance, sq_size)
         return distance
 
     @staticmethod
     def backward(ctx: Any, of_distance: Tensor) -> Any:
-        points, ends, weights, distance, sq_size = ctx.saved_tensors
-        fast = None if torch.is_grad_enabled() else kernels_for(of_distance)
+        given, distance, sq_size = ctx.saved_tensors
+        least, ends, weights, scaled = ctx.options
+        twice = torch.is_grad_enabled()
+        fast = None if twice or is_batched(of_distance) else kernels_for(of_distance)
         if fast is not None:
-            arguments = points, ends, weights, int(ctx.scaled), distance, of_distance
-            return fast.distances_backward(*arguments), None, None, None, None
-        with torch.enable_grad():
-            again = distance_between(*_points_at(points, ends, weights, ctx.scaled), sq_size)
-        (of_points,) = torch.autograd.grad(
-            again, points, of_distance, create_graph=torch.is_grad_enabled()
-        )
-        return of_points, None, None, None, None
+            of_given = fast.distances_backward(given, *ctx.options, distance, of_distance)
+        else:
+            with torch.enable_grad():
+                points = direction_of(given, least) if least >= 0 else given
+                again = distance_between(*_points_at(points, ends, weights, scaled), sq_size)
+            (of_given,) = torch.autograd.grad(again, given, of_distance, create_graph=twice)
+        return of_given, None, None, None, None, None
 
 
 def weighted_sums(points: Tensor, ends: Tensor, weights: Tensor) -> Tensor:

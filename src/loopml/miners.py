@@ -20,6 +20,8 @@ from loopml.synthesis import STATS, Synthesizer, Tuples, choose, stats_of
 
 # Tuples whose endpoints are measured at once when an index miner returns all of them.
 _CHUNK = 1 << 14
+# Weights of float64 that differ by no larger share are equal.
+_ROUNDING = 1e-9
 
 
 # The product of two segments is bilinear, so it is largest at corners: under a dot product, where a
@@ -187,7 +189,9 @@ class LoOpMiner(HostMiner, Synthesizer):
             weights, distance = _measure_in_chunks(kind, points, tuples.negatives)
             self._record(points, tuples, weights, distance)
         first, second, _ = tuples.negatives.curve
-        endpoint = torch.where(weights[:, 2] >= weights[:, 3], first, second)[tuples.which]
+        # Equal but for rounding, as where a curve is met in its middle, they are equal.
+        is_first = weights[:, 2] >= (1 - _ROUNDING) * weights[:, 3]
+        endpoint = torch.where(is_first, first, second)[tuples.which]
         offset = batch.offset()
         return tuples.anchor, tuples.positive - offset, endpoint - offset
 

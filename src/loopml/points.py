@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from loopml._checks import values_readable
-from loopml._types import Gram, Pairs, Side
+from loopml._types import Gram, Pairs, Rows, Side
 from loopml.batch import Batch
 from loopml.curves import Curve
 from loopml.geometry.distances import half_sq_distances
 from loopml.geometry.lengths import normalized
 from loopml.geometry.packing import wide
 from loopml.ops.solve import opposite_square
-from loopml.spaces import SPHERE, Space, seen_by
+from loopml.spaces import LEAST_LENGTH, SPHERE, Space, seen_by
 
 # Numbers in a Gram matrix of references that is held at once: 64 MiB of float32.
 _BLOCK = 1 << 24
@@ -31,13 +31,15 @@ _CHUNK = 1 << 20
 # A sum of unit vectors is 0.05 long at this product of the two. Inner products of float32 know the
 # direction of a shorter one to less than 1e-6.
 _NEARLY_OPPOSITE = 0.05**2 / 2 - 1
+# Directions of rows of any length.
+_LEAST = torch.finfo(torch.float64).tiny
 
 
 class Points(NamedTuple):
     """A batch and its references as one set of points, the batch first."""
 
-    seen: Tensor  # (n, d) as the distance sees them, with grad
-    placed: Tensor  # (n, d) the points that the curves join
+    seen: Rows  # (n, d) as the distance sees them
+    placed: Rows  # (n, d) the points that the curves join
     located: Tensor  # (n, d) the same for the search, about an origin that suits it; no grad
     by_distance: bool  # whether minus half the squared distances stand for inner products
     offset: int  # the first point that tuples come from: 0, or the first reference
@@ -46,9 +48,11 @@ class Points(NamedTuple):
 
 def points_of(space: Space, kind: Curve, batch: Batch) -> Points:
     """The points of a batch, and the Gram matrix that the search chooses by."""
-    seen = seen_by(space, batch.all_embeddings())
-    placed = kind.place(seen)
-    located = placed.detach()
+    given = batch.all_embeddings()
+    seen = Rows(given, LEAST_LENGTH if space is SPHERE else None, seen_by(space, given))
+    unit = kind.place(seen.unit)
+    placed = seen if unit is seen.unit else Rows(given, _LEAST, unit)
+    located = placed.unit.detach()
     by_distance = kind.translates and space is not SPHERE
     if kind.translates and not by_distance and len(located):
         located = located - located.mean(0)
@@ -90,7 +94,7 @@ def nearest(
     row_inner, col_inner = _both_inner(points, rows, cols)
     if kind.on_sphere and not kind.translates and _lacks_middles(row_inner, col_inner):
         # Those that the measure takes for opposite, the search must take for opposite.
-        opposite = opposite_square(points.placed.dtype) / 2 - 1
+        opposite = opposite_square(points.located.dtype) / 2 - 1
         points = _exact(points)
         row_inner, col_inner = (
             torch.where(inner < opposite, -1, inner) for inner in _both_inner(points, rows, cols)
@@ -155,7 +159,7 @@ def _lacks_middles(*inner: Tensor) -> bool:
 
 def _exact(points: Points) -> Points:
     """The points, unit vectors or zero rows, with products in float64."""
-    located = normalized(wide(points.placed.detach()))
+    located = normalized(wide(points.placed.unit.detach()))
     n = points.offset or len(located)
     gram = gram_of(located[:n], located[points.offset :], by_distance=False)
     return Points(points.seen, points.placed, located, False, points.offset, gram)

@@ -12,6 +12,9 @@ from loopml.geometry.lengths import direction_of
 from loopml.geometry.transplant import along_anchor, onto_plane, onto_sphere
 from loopml.host import DISTANCES, is_distance, properties_of
 
+# The least length of torch.nn.functional.normalize.
+LEAST_LENGTH = 1e-12
+
 
 @dataclass(frozen=True)
 class Space:
@@ -69,5 +72,4 @@ def comparable(space: Space, embeddings: Tensor) -> Tensor:
 
 def seen_by(space: Space, embeddings: Tensor) -> Tensor:
     """The embeddings as they are compared in ``space``; a zero row stays zero, without gradient."""
-    # The least length of torch.nn.functional.normalize.
-    return direction_of(embeddings, 1e-12) if space is SPHERE else embeddings
+    return direction_of(embeddings, LEAST_LENGTH) if space is SPHERE else embeddings

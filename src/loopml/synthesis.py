@@ -60,7 +60,7 @@ class Synthesizer:
             tuples = choose(kind, points, pairing, self.num_negatives)
             measured = measure(kind, points, tuples.negatives)
             self._record(points, tuples, measured.weights, measured.distance)
-            anchor = points.seen.index_select(0, tuples.anchor)
+            anchor = points.seen.unit.index_select(0, tuples.anchor)
             z_p, z_n = (z.index_select(0, tuples.which) for z in measured[1:3])
             # Points inside the sphere cannot be rotated onto it.
             inside = space is SPHERE and not kind.on_sphere
@@ -129,7 +129,7 @@ def stats_of(
     """
     if m == 0:
         return dict.fromkeys(STATS, 0.0)
-    endpoints = points.placed[negatives.ends()]  # (u, 4, d)
+    endpoints = points.placed.unit[negatives.ends()]  # (u, 4, d)
     p, q = endpoints[:, : 1 if from_anchor else 2], endpoints[:, 2:]
     real = distance_between(p.unsqueeze(2), q.unsqueeze(1)).flatten(1).amin(1)
     interior = (weights > 0).all(1)

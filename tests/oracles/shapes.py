@@ -93,7 +93,8 @@ GRAM = fields(
 )
 Inner, Found = Float[Tensor, "a b"], tuple[Int64[Tensor, "p k"], Float[Tensor, "p k"]]
 Points = Float[Tensor, "m d"]
-POINTS = fields(seen=Points, placed=Points, located=Points, gram=GRAM)
+ROWS = fields(given=Points, unit=Points)
+POINTS = fields(seen=ROWS, placed=ROWS, located=Points, gram=GRAM)
 NEGATIVES = fields(anchor=Int64[Tensor, "u"], positive=Int64[Tensor, "u"], curve=pairs("u"))
 
 # --- what users call ---------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from loopml._types import Rows
 from loopml.compiled import kernels_for
 from loopml.geometry.arcs import arc_weights, products_of
 from loopml.geometry.cones import least_square
-from loopml.geometry.lengths import normalized
+from loopml.geometry.lengths import direction_of, normalized, numbers
 from loopml.geometry.packing import wide
 from loopml.geometry.segments import nearest_on_segments
 from loopml.ops.scores import sample_nearness, sample_terms
@@ -24,43 +25,52 @@ _CHUNK = 1 << 16
 class Solution(NamedTuple):
     """Where m pairs of curves come nearest to each other."""
 
-    weights: Tensor  # (m, 4) of the endpoints p0, p1 and q0, q1 in the two points
+    weights: Tensor  # (m, 4) of the endpoints p0, p1 and q0, q1 in the two points, in float64
     sq_size: Tensor | float  # square of the numbers that a distance is a difference of
+    distance: Tensor | None  # (m,) of the two points, where it comes with the weights
 
 
-def solve_arcs(points: Tensor, ends: Tensor) -> Solution:
-    """Where the arcs between unit vectors, or zero rows, come nearest; in float64.
+def solve_arcs(rows: Rows, ends: Tensor) -> Solution:
+    """Where arcs between directions, or zero rows, come nearest, in float64.
 
     Args:
-        points: (n, d).
+        rows: n of them.
         ends: (m, 4) where among them p0, p1, q0 and q1 are.
     """
-    least = opposite_square(points.dtype)
-    fast = kernels_for(points)
+    dtype = rows.given.dtype
+    opposite = opposite_square(dtype)
+    fast = kernels_for(rows.given)
     if fast is not None:
-        return Solution(fast.solve_arcs(points, ends, least), sq_size=1)
-    exact, ends = _exact(points, ends)
-    # In float32 the rows are of length 1 to 6e-8, by which short arcs would be skew.
-    units = normalized(exact)
-    weights = [arc_weights(endpoints, least)[2] for endpoints in _endpoints(units, ends)]
-    return Solution(torch.cat(weights).to(points.dtype), sq_size=1)
+        return Solution(fast.solve_arcs(rows.given, ends, opposite), 1, None)
+    given, ends = _taken(rows.given, ends)
+    # In float32 unit vectors are of length 1 to 6e-8, by which short arcs would be skew.
+    units = normalized(wide(given))
+    weights, distances = [], []
+    for endpoints in _endpoints(units, ends):
+        weights.append(arc_weights(endpoints, opposite)[2])
+        distances.append(_distance(endpoints, weights[-1]))
+    return Solution(torch.cat(weights), 1, torch.cat(distances).to(dtype))
 
 
-def solve_segments(points: Tensor, ends: Tensor) -> Solution:
+def solve_segments(rows: Rows, ends: Tensor) -> Solution:
     """Where segments come nearest, from differences of their endpoints in float64."""
-    fast = kernels_for(points)
+    fast = kernels_for(rows.given)
     if fast is not None:
-        return Solution(*fast.solve_segments(points, ends))
-    weights, sq_sizes = [], []
-    for endpoints in _endpoints(*_exact(points, ends)):
+        weights, sq_size = fast.solve_segments(*_for_kernel(rows), ends)
+        return Solution(weights, sq_size, None)
+    found = []
+    for endpoints in _endpoints(*_exact(rows, ends)):
         s, t = nearest_on_segments(endpoints)
-        weights.append(torch.stack([1 - s, s, 1 - t, t], -1))
-        sq_sizes.append(endpoints.square().sum(-1).amax(-1))
-    return Solution(*(torch.cat(x).to(points.dtype) for x in (weights, sq_sizes)))
+        weights = torch.stack([1 - s, s, 1 - t, t], -1)
+        sq_size = endpoints.square().sum(-1).amax(-1)
+        found.append((weights, sq_size, _distance(endpoints, weights)))
+    weights, *others = (torch.cat(x) for x in zip(*found, strict=True))
+    sq_size, distance = (x.to(rows.given.dtype) for x in others)
+    return Solution(weights, sq_size, distance)
 
 
 def solve_samples(
-    points: Tensor,
+    rows: Rows,
     ends: Tensor,
     p_fractions: Sequence[float],
     q_fractions: Sequence[float],
@@ -69,34 +79,45 @@ def solve_samples(
     unit: bool,
 ) -> Solution:
     """The nearest of all samples of the one pair and all of the other; the first of equal ones."""
-    options = normalize, unit
-    fast = kernels_for(points)
+    fast = kernels_for(rows.given)
     if fast is not None:
-        at = p_fractions, q_fractions
-        weights = fast.solve_samples(points, ends, *at, normalize, similarity, unit)
-        return Solution(weights, sq_size=0)
-    products = [products_of(endpoints) for endpoints in _endpoints(*_exact(points, ends))]
-    gram = torch.cat(products).permute(1, 2, 0)  # (4, 4, m)
-    p, q = (
-        sample_terms((gram[i, i], gram[i, i + 1], gram[i + 1, i + 1]), at, *options)
-        for i, at in ((0, p_fractions), (2, q_fractions))
-    )
-    nearness = sample_nearness(gram[:2, 2:], p, q, similarity).flatten(0, 1)  # (k l, m)
-    # Equally near but for rounding.
-    rounding = 8 * torch.finfo(gram.dtype).eps * gram.diagonal().amax(-1)
-    best = (nearness >= nearness.amax(0) - rounding).to(torch.uint8).argmax(0)
-    s, t = best.div(len(q_fractions), rounding_mode="floor"), best % len(q_fractions)
-    which = torch.arange(len(best), device=best.device)
-    weights = torch.cat([p[:2, s, which], q[:2, t, which]]).T
-    return Solution(weights.to(points.dtype), sq_size=0)
+        options = p_fractions, q_fractions, normalize, similarity, unit
+        return Solution(fast.solve_samples(*_for_kernel(rows), ends, *options), 0, None)
+    found = []
+    for endpoints in _endpoints(*_exact(rows, ends)):
+        gram = products_of(endpoints).permute(1, 2, 0)  # (4, 4, m)
+        p, q = (
+            sample_terms((gram[i, i], gram[i, i + 1], gram[i + 1, i + 1]), at, normalize, unit)
+            for i, at in ((0, p_fractions), (2, q_fractions))
+        )
+        nearness = sample_nearness(gram[:2, 2:], p, q, similarity).flatten(0, 1)  # (k l, m)
+        # Equally near but for rounding.
+        rounding = 8 * torch.finfo(gram.dtype).eps * gram.diagonal().amax(-1)
+        best = (nearness >= nearness.amax(0) - rounding).to(torch.uint8).argmax(0)
+        s, t = best.div(len(q_fractions), rounding_mode="floor"), best % len(q_fractions)
+        which = torch.arange(len(best), device=best.device)
+        weights = torch.cat([p[:2, s, which], q[:2, t, which]]).T
+        found.append((weights, _distance(endpoints, weights)))
+    weights, distance = (torch.cat(x) for x in zip(*found, strict=True))
+    return Solution(weights, 0, distance.to(rows.given.dtype))
 
 
-def _exact(points: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """The points in float64, and the ends; of many points those alone that are ends."""
-    if ends.numel() < len(points):
-        points = points.index_select(0, ends.flatten())
+def _for_kernel(rows: Rows) -> tuple[Tensor, float]:
+    return rows.given, -1.0 if rows.least is None else rows.least
+
+
+def _exact(rows: Rows, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows in float64, divided by their length where they are, and the ends."""
+    given, ends = _taken(rows.given, ends)
+    return (wide(given) if rows.least is None else direction_of(wide(given), rows.least)), ends
+
+
+def _taken(given: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows and the ends; of many rows those alone that are ends."""
+    if ends.numel() < len(given):
+        given = given.index_select(0, ends.flatten())
         ends = torch.arange(ends.numel(), device=ends.device).view(ends.shape)
-    return wide(points), ends
+    return given, ends
 
 
 def _endpoints(points: Tensor, ends: Tensor) -> Iterator[Tensor]:
@@ -105,6 +126,13 @@ def _endpoints(points: Tensor, ends: Tensor) -> Iterator[Tensor]:
     # The compiler of torch 2.4 cannot split what is empty.
     for part in (ends,) if len(ends) <= size else torch.split(ends, size):
         yield points.index_select(0, part.flatten()).view(*part.shape, points.shape[1])
+
+
+def _distance(endpoints: Tensor, weights: Tensor) -> Tensor:
+    """The distance (m,) of two points from endpoints (m, 4, d) and their weights (m, 4)."""
+    difference = weights * numbers([1, 1, -1, -1], like=weights)
+    distance: Tensor = (difference.unsqueeze(1) @ endpoints).squeeze(1).norm(dim=-1)
+    return distance
 
 
 def opposite_square(dtype: torch.dtype) -> float:

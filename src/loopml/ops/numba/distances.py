@@ -6,21 +6,35 @@ import numpy as np
 from numba import njit
 from torch import Tensor, from_numpy
 
-from loopml.ops.numba.arrays import rows_of
+from loopml.ops.numba.rows import (
+    ANY_ORDER,
+    array_of,
+    inverse_length,
+    length_of,
+    product,
+    scale_of,
+    take_rows,
+)
 
-# Which points are divided by their length.
+# Which points are divided by their length: the numbers of ``Scaled``.
 NONE, BETWEEN, ALL = 0, 1, 2
-# The order of a sum is left to the compiler, which can then add several numbers at a time.
-_ANY_ORDER = {"reassoc", "contract"}
 
 
 def distances(
-    points: Tensor, ends: Tensor, weights: Tensor, scaled: int, touch: float, sq_size: Tensor
+    points: Tensor,
+    least: float,
+    ends: Tensor,
+    weights: Tensor,
+    scaled: int,
+    touch: float,
+    sq_size: Tensor,
 ) -> Tensor:
     """How far two points are apart, each a weighted sum of two rows: (m,).
 
     Args:
         points: (n, d) rows.
+        least: rows are divided by their length, or by this if that is more; below 0 they are taken
+            as they are.
         ends: (m, 4) of p0, p1, q0, q1.
         weights: (m, 4) of them.
         scaled: which sums are divided by their length: none, those with two weights above 0, or
@@ -28,16 +42,28 @@ def distances(
         touch: under this distance, as a share of the size, the points touch: distance 0.
         sq_size: (m,) or (1,) squares of the size of the numbers.
     """
-    arrays = (rows_of(x) for x in (points, ends, weights))
-    return from_numpy(_distances(*arrays, scaled, touch, rows_of(sq_size)))
+    arrays = (array_of(x) for x in (ends, weights))
+    return from_numpy(
+        _distances(array_of(points), least, *arrays, scaled, touch, array_of(sq_size))
+    )
 
 
 def distances_backward(
-    points: Tensor, ends: Tensor, weights: Tensor, scaled: int, distance: Tensor, of: Tensor
+    points: Tensor,
+    least: float,
+    ends: Tensor,
+    weights: Tensor,
+    scaled: int,
+    distance: Tensor,
+    of_distance: Tensor,
 ) -> Tensor:
-    """The gradient (n, d) of the points from that ``of`` the distances."""
-    arrays = (rows_of(x) for x in (points, ends, weights))
-    return from_numpy(_distances_backward(*arrays, scaled, rows_of(distance), rows_of(of)))
+    """The gradient (n, d) of the points from that of the distances."""
+    arrays = (array_of(x) for x in (ends, weights))
+    return from_numpy(
+        _backward(
+            array_of(points), least, *arrays, scaled, array_of(distance), array_of(of_distance)
+        )
+    )
 
 
 @njit
@@ -45,67 +71,80 @@ def _is_scaled(w0, w1, scaled):
     return scaled == ALL or (scaled == BETWEEN and w0 > 0 and w1 > 0)
 
 
-@njit(fastmath=_ANY_ORDER)
-def _scale(first, last, w0, w1, scaled):
-    """What a sum is multiplied by: one over its length, or 1."""
+@njit(fastmath=ANY_ORDER)
+def _point(first, last, w0, w1, scaled, point):
+    """Fill ``point`` with the sum of two rows, over its length if it is; one over that, or 1."""
+    for k in range(len(point)):
+        point[k] = w0 * first[k] + w1 * last[k]
     if not _is_scaled(w0, w1, scaled):
         return 1.0
-    square = 0.0
-    for k in range(len(first)):
-        x = w0 * first[k] + w1 * last[k]
-        square += x * x
-    return 1 / math.sqrt(square) if square > 0 else 0.0
+    scale = inverse_length(product(point, point), 0.0)
+    for k in range(len(point)):
+        point[k] *= scale
+    return scale
 
 
-@njit(cache=True, nogil=True, fastmath=_ANY_ORDER)
-def _distances(points, ends, weights, scaled, touch, sq_size):
+@njit(cache=True, nogil=True, fastmath=ANY_ORDER)
+def _distances(points, least, ends, weights, scaled, touch, sq_size):
     m, d = len(ends), points.shape[1]
     distance = np.empty(m, points.dtype)
+    rows, p, q = np.empty((4, d)), np.empty(d), np.empty(d)
     for i in range(m):
-        p0, p1 = points[ends[i, 0]], points[ends[i, 1]]
-        q0, q1 = points[ends[i, 2]], points[ends[i, 3]]
-        w0, w1 = float(weights[i, 0]), float(weights[i, 1])
-        v0, v1 = float(weights[i, 2]), float(weights[i, 3])
-        p, q = _scale(p0, p1, w0, w1, scaled), _scale(q0, q1, v0, v1, scaled)
+        take_rows(points, ends[i], least, rows)
+        w0, w1, v0, v1 = weights[i]
+        _point(rows[0], rows[1], w0, w1, scaled, p)
+        _point(rows[2], rows[3], v0, v1, scaled, q)
         square = 0.0
         for k in range(d):
-            x = p * (w0 * p0[k] + w1 * p1[k]) - q * (v0 * q0[k] + v1 * q1[k])
-            square += x * x
-        size = math.sqrt(sq_size[i if len(sq_size) > 1 else 0])
-        apart = math.sqrt(square)
+            square += (p[k] - q[k]) * (p[k] - q[k])
+        apart, size = math.sqrt(square), math.sqrt(sq_size[i if len(sq_size) > 1 else 0])
         distance[i] = 0.0 if apart <= touch * size else apart
     return distance
 
 
-@njit(cache=True, nogil=True, fastmath=_ANY_ORDER)
-def _distances_backward(points, ends, weights, scaled, distance, of):
+@njit(cache=True, nogil=True, fastmath=ANY_ORDER)
+def _backward(points, least, ends, weights, scaled, distance, of_distance):
     m, d = len(ends), points.shape[1]
-    gradient = np.zeros_like(points)
+    gradient = np.zeros((len(points), d), points.dtype)
+    moved = np.zeros(len(points), np.bool_)
+    rows, p, q = np.empty((4, d)), np.empty(d), np.empty(d)
     for i in range(m):
-        if of[i] == 0 or distance[i] == 0:
+        if of_distance[i] == 0 or distance[i] == 0:
             continue
-        share = float(of[i]) / distance[i]
-        p0, p1 = points[ends[i, 0]], points[ends[i, 1]]
-        q0, q1 = points[ends[i, 2]], points[ends[i, 3]]
-        w0, w1 = float(weights[i, 0]), float(weights[i, 1])
-        v0, v1 = float(weights[i, 2]), float(weights[i, 3])
-        p, q = _scale(p0, p1, w0, w1, scaled), _scale(q0, q1, v0, v1, scaled)
-        # What the difference has along a point of the sphere does not move the point.
+        take_rows(points, ends[i], least, rows)
+        w0, w1, v0, v1 = weights[i]
+        p_scale = _point(rows[0], rows[1], w0, w1, scaled, p)
+        q_scale = _point(rows[2], rows[3], v0, v1, scaled, q)
+        # Along a point that is divided by its length nothing moves it.
         along_p = along_q = 0.0
         for k in range(d):
-            x = p * (w0 * p0[k] + w1 * p1[k])
-            y = q * (v0 * q0[k] + v1 * q1[k])
-            along_p += (x - y) * x
-            along_q += (x - y) * y
+            along_p += (p[k] - q[k]) * p[k]
+            along_q += (p[k] - q[k]) * q[k]
         along_p = along_p if _is_scaled(w0, w1, scaled) else 0.0
         along_q = along_q if _is_scaled(v0, v1, scaled) else 0.0
+        share = of_distance[i] / distance[i]
         for k in range(d):
-            x = p * (w0 * p0[k] + w1 * p1[k])
-            y = q * (v0 * q0[k] + v1 * q1[k])
-            of_p = share * p * (x - y - along_p * x)
-            of_q = share * q * (y - x + along_q * y)
-            gradient[ends[i, 0], k] += w0 * of_p
-            gradient[ends[i, 1], k] += w1 * of_p
-            gradient[ends[i, 2], k] += v0 * of_q
-            gradient[ends[i, 3], k] += v1 * of_q
+            apart = p[k] - q[k]
+            rows[0, k] = share * p_scale * (apart - along_p * p[k])
+            rows[1, k] = share * q_scale * (along_q * q[k] - apart)
+        for j in range(4):
+            to, weight, of_point = gradient[ends[i, j]], weights[i, j], rows[j // 2]
+            moved[ends[i, j]] = True
+            for k in range(d):
+                to[k] += weight * of_point[k]
+    if least >= 0:
+        for i in range(len(points)):
+            if moved[i]:
+                _through_length(points[i], gradient[i], least)
     return gradient
+
+
+@njit(fastmath=ANY_ORDER)
+def _through_length(row, of_unit, least):
+    """Make the gradient of a row over its length that of the row."""
+    length = length_of(row)
+    # A zero row has none, and below the least length the scale is constant.
+    scale = scale_of(row, least) if length > 0 else 0.0
+    along = product(row, of_unit) * scale * scale if length >= least else 0.0
+    for k in range(len(row)):
+        of_unit[k] = scale * (of_unit[k] - along * row[k])

@@ -10,31 +10,32 @@ import numpy as np
 from numba import njit
 from torch import Tensor, from_numpy
 
-from loopml.ops.numba.arrays import rows_of
+from loopml.ops.numba.rows import ANY_ORDER, array_of, inverse_length, product, take_rows
 
 _EPS = 2.0**-52
 _TINY = 2.0**-1022
 
 
-def solve_arcs(points: Tensor, ends: Tensor, least: float) -> Tensor:
+def solve_arcs(points: Tensor, ends: Tensor, opposite: float) -> Tensor:
     """The weights (m, 4) of the ``points`` at ``ends`` (m, 4) in the nearest points of two arcs.
 
     Args:
-        points: (n, d) unit vectors, to the rounding of their dtype, or zero rows.
+        points: (n, d) rows, which are divided by their length; a zero row stays zero.
         ends: (m, 4) of p0, p1, q0, q1.
-        least: squared length of a sum of unit vectors under which they are opposite.
+        opposite: squared length of a sum of unit vectors under which they are opposite.
     """
-    return from_numpy(_arcs(rows_of(points), rows_of(ends), least))
+    return from_numpy(_arcs(array_of(points), array_of(ends), opposite))
 
 
-def solve_segments(points: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+def solve_segments(points: Tensor, least: float, ends: Tensor) -> tuple[Tensor, Tensor]:
     """The weights (m, 4) in the nearest points of two segments; the largest square of an end."""
-    weights, sq_size = _segments(rows_of(points), rows_of(ends))
+    weights, sq_size = _segments(array_of(points), least, array_of(ends))
     return from_numpy(weights), from_numpy(sq_size)
 
 
 def solve_samples(
     points: Tensor,
+    least: float,
     ends: Tensor,
     p_fractions: tuple[float, ...],
     q_fractions: tuple[float, ...],
@@ -44,24 +45,11 @@ def solve_samples(
 ) -> Tensor:
     """The weights (m, 4) in the nearest two of the points at these fractions of two pairs."""
     at = (np.array(fractions, np.float64) for fractions in (p_fractions, q_fractions))
-    return from_numpy(_samples(rows_of(points), rows_of(ends), *at, normalize, similarity, unit))
+    arrays = array_of(points), least, array_of(ends)
+    return from_numpy(_samples(*arrays, *at, normalize, similarity, unit))
 
 
-@njit
-def _inverse_length(sq_length, least):
-    return 1 / math.sqrt(sq_length) if sq_length > least else 0.0
-
-
-# The order of a sum is left to the compiler, which can then add several numbers at a time.
-@njit(fastmath={"reassoc", "contract"}, cache=True)
-def _product(x, y):
-    total = 0.0
-    for k in range(len(x)):
-        total += x[k] * y[k]
-    return total
-
-
-@njit(fastmath={"reassoc", "contract"}, cache=True)
+@njit(fastmath=ANY_ORDER)
 def _sq_distance_at(vectors, w0, w1, w2, w3):
     """The square of ``w0 v0 + w1 v1 - w2 v2 - w3 v3``."""
     total = 0.0
@@ -74,8 +62,8 @@ def _sq_distance_at(vectors, w0, w1, w2, w3):
 @njit
 def _cone(sq_sum, sq_difference, inner, least):
     """``cones.cones_of``: per_sum, per_difference, half, skew, lean."""
-    per_sum = _inverse_length(sq_sum, least) if abs(inner) < 0.5 else 0.0
-    per_difference = _inverse_length(sq_difference, _EPS * _EPS)
+    per_sum = inverse_length(sq_sum, least) if abs(inner) < 0.5 else 0.0
+    per_difference = inverse_length(sq_difference, _EPS * _EPS)
     half = math.atan2(per_difference * sq_difference, per_sum * sq_sum)
     lean = 0.0 if per_sum > 0 else inner / 2 * per_difference
     return per_sum, per_difference, half, inner * per_sum * per_sum, lean
@@ -109,9 +97,9 @@ def _weights_at(angle, cone):
 
 
 @njit(cache=True, nogil=True)
-def _arcs(points, ends, least):
+def _arcs(points, ends, opposite):
     m, d = len(ends), points.shape[1]
-    weights = np.empty((m, 4), points.dtype)
+    weights = np.empty((m, 4))
     # Sums and differences of unit endpoints, which keep the digits of near ones.
     vectors = np.empty((4, d))
     products = np.empty((4, 4))
@@ -119,23 +107,16 @@ def _arcs(points, ends, least):
     tried = np.empty((5, 4))
     distance = np.empty(5)
     for i in range(m):
-        for curve in range(2):
-            first, last = points[ends[i, 2 * curve]], points[ends[i, 2 * curve + 1]]
-            sq_first = sq_last = 0.0
-            for k in range(d):
-                x, y = float(first[k]), float(last[k])
-                sq_first += x * x
-                sq_last += y * y
-            a, b = _inverse_length(sq_first, 0.0), _inverse_length(sq_last, 0.0)
-            for k in range(d):
-                x, y = a * float(first[k]), b * float(last[k])
-                vectors[2 * curve, k] = x + y
-                vectors[2 * curve + 1, k] = y - x
+        take_rows(points, ends[i], _TINY, vectors)
+        for k in range(d):
+            p0, p1, q0, q1 = vectors[0, k], vectors[1, k], vectors[2, k], vectors[3, k]
+            vectors[0, k], vectors[1, k] = p0 + p1, p1 - p0
+            vectors[2, k], vectors[3, k] = q0 + q1, q1 - q0
         for j in range(4):
             for k in range(j, 4):
-                products[j, k] = _product(vectors[j], vectors[k])
-        p = _cone(products[0, 0], products[1, 1], products[0, 1], least)
-        q = _cone(products[2, 2], products[3, 3], products[2, 3], least)
+                products[j, k] = product(vectors[j], vectors[k])
+        p = _cone(products[0, 0], products[1, 1], products[0, 1], opposite)
+        q = _cone(products[2, 2], products[3, 3], products[2, 3], opposite)
         ss, sd, ds, dd = products[0, 2], products[0, 3], products[1, 2], products[1, 3]
         # Each end of an arc with the best answer of the other, then the top singular vectors.
         angles[0, 0], angles[1, 0] = p[2], -p[2]
@@ -175,44 +156,41 @@ def _arcs(points, ends, least):
 
 
 @njit(cache=True, nogil=True)
-def _segments(points, ends):
+def _segments(points, least, ends):
     m, d = len(ends), points.shape[1]
-    weights = np.empty((m, 4), points.dtype)
+    weights = np.empty((m, 4))
     sq_sizes = np.empty(m, points.dtype)
+    rows = np.empty((4, d))
     u, v, r = np.empty(d), np.empty(d), np.empty(d)
     for i in range(m):
-        p0, p1, q0, q1 = (
-            points[ends[i, 0]],
-            points[ends[i, 1]],
-            points[ends[i, 2]],
-            points[ends[i, 3]],
-        )
+        take_rows(points, ends[i], least, rows)
+        p0, p1, q0, q1 = rows
         # In units that leave the squares of differences in range.
         p_unit = q_unit = _TINY
         for k in range(d):
-            p_unit = max(p_unit, abs(float(p0[k])), abs(float(p1[k])))
-            q_unit = max(q_unit, abs(float(q0[k])), abs(float(q1[k])))
+            p_unit = max(p_unit, abs(p0[k]), abs(p1[k]))
+            q_unit = max(q_unit, abs(q0[k]), abs(q1[k]))
         unit = max(p_unit, q_unit)
         sq_size = 0.0
-        for row in (p0, p1, q0, q1):
+        for j in range(4):
             square = 0.0
             for k in range(d):
-                x = float(row[k]) / unit
+                x = rows[j, k] / unit
                 square += x * x
             sq_size = max(sq_size, square)
         sq_sizes[i] = sq_size * unit * unit
         for k in range(d):
-            u[k] = float(p1[k]) / p_unit - float(p0[k]) / p_unit
-            v[k] = float(q1[k]) / q_unit - float(q0[k]) / q_unit
-            r[k] = float(p0[k]) / unit - float(q0[k]) / unit
-        p_length, q_length = math.sqrt(_product(u, u)), math.sqrt(_product(v, v))
+            u[k] = p1[k] / p_unit - p0[k] / p_unit
+            v[k] = q1[k] / q_unit - q0[k] / q_unit
+            r[k] = p0[k] / unit - q0[k] / unit
+        p_length, q_length = math.sqrt(product(u, u)), math.sqrt(product(v, v))
         p_scale = 1 / p_length if p_length > 0 else 0.0
         q_scale = 1 / q_length if q_length > 0 else 0.0
         for k in range(d):
             u[k] *= p_scale
             v[k] *= q_scale
         p_length, q_length = p_length * (p_unit / unit), q_length * (q_unit / unit)
-        uv, vr = _product(u, v), _product(v, r)
+        uv, vr = product(u, v), product(v, r)
         # The parts of u and of r that are orthogonal to v.
         ww = wr = 0.0
         for k in range(d):
@@ -247,19 +225,17 @@ def _sample(w1, sq0, inner, sq1, normalize, unit):
 
 
 @njit(cache=True, nogil=True)
-def _samples(points, ends, p_fractions, q_fractions, normalize, similarity, unit):
+def _samples(points, least, ends, p_fractions, q_fractions, normalize, similarity, unit):
     m, d = len(ends), points.shape[1]
-    weights = np.empty((m, 4), points.dtype)
+    weights = np.empty((m, 4))
     rows = np.empty((4, d))
     products = np.empty((4, 4))
     nearness = np.empty((len(p_fractions), len(q_fractions)))
     for i in range(m):
-        for j in range(4):
-            for k in range(d):
-                rows[j, k] = points[ends[i, j], k]
+        take_rows(points, ends[i], least, rows)
         for j in range(4):
             for k in range(j, 4):
-                products[j, k] = _product(rows[j], rows[k])
+                products[j, k] = product(rows[j], rows[k])
         most, size = -np.inf, 0.0
         for j in range(4):
             size = max(size, products[j, j])
