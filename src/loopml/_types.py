@@ -19,6 +19,14 @@ class Pairs(NamedTuple):
         return Pairs(self.first[index], self.second[index], self.label[index])
 
 
+class Gram(NamedTuple):
+    """Inner products of the rows of a batch, or other points, with those that tuples come from."""
+
+    inner: Tensor  # (a, b)
+    row_square: Tensor  # (a,) of the points of the first axis with themselves
+    col_square: Tensor  # (b,) of those of the second
+
+
 class Closest(NamedTuple):
     """Where two curves come nearest to each other.
 

@@ -12,7 +12,7 @@ from loopml.curves import Curve, samples
 from loopml.geometry.lengths import normalized
 from loopml.pairing import PAIRINGS, pair_up
 from loopml.spaces import DOT_PRODUCT, SPHERE, Space, seen_by
-from loopml.synthesis import Synthesizer
+from loopml.synthesis import Synthesizer, gram_of
 
 
 class EmbeddingExpansion(nn.Module, Synthesizer):
@@ -35,9 +35,10 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         normalize: divide the points between by their length. It matters only under a distance that
             does not normalise; one that does sees them normalised anyway.
         pairing: "auto" joins every two samples of a class of up to eight; in a larger class each
-            sample with the two others that lie nearest to another class, so that time grows with
-            the batch and not with the square of a class. "all" joins every two samples, whatever
-            it costs. "consecutive" joins rows (0, 1), (2, 3), ..., as the paper's code.
+            sample with the two others that lie nearest to a sample of the batch of another class,
+            so that time grows with the batch and not with the square of a class. "all" joins every
+            two samples, whatever it costs. "consecutive" joins rows (0, 1), (2, 3), ..., as the
+            paper's code.
         num_negatives: how many nearest negative pairs each positive pair is given. 1, the hardest,
             is what both papers do. More give a gentler mean, and as many more tuples; None takes
             all, which grows with the square of the pairs.
@@ -143,7 +144,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         batch = batch_of(embeddings, labels)
         embeddings, labels = batch.embeddings.to(embeddings.dtype), batch.labels
         seen = seen_by(SPHERE, batch.embeddings).detach()
-        pairs = pair_up(self.pairing, batch, gram=seen @ seen.T).positives
+        pairs = pair_up(self.pairing, batch, gram=gram_of(batch, seen @ seen.T)).positives
         first, second = embeddings[pairs.first], embeddings[pairs.second]
         points = []
         for k in range(1, self.n_points + 1):

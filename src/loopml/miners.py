@@ -22,6 +22,7 @@ from loopml.synthesis import (
     Synthesizer,
     Tuples,
     choose,
+    gram_of,
     measure,
     points_of,
     solve,
@@ -66,10 +67,11 @@ class LoOpMiner(HostMiner, Synthesizer):
             "segment" force one. The largest product of two segments is at a corner, so under an
             unnormalised ``DotProductSimilarity`` segments are looked at in their corners alone.
         pairing: "auto" joins every two samples of a class of up to eight; in a larger class each
-            sample with the two others that lie nearest to another class, so that time grows with
-            the batch and not with the square of a class. These are then its positives. "all"
-            joins every two samples, whatever it costs. "consecutive" joins rows (0, 1), (2, 3),
-            ..., as the paper's code. A lone sample is a negative curve of length zero.
+            sample with the two others that lie nearest to a sample of the batch of another class,
+            so that time grows with the batch and not with the square of a class. These are then
+            its positives. "all" joins every two samples, whatever it costs. "consecutive" joins
+            rows (0, 1), (2, 3), ..., as the paper's code. A lone sample is a negative curve of
+            length zero.
         num_negatives: how many nearest negative pairs each positive pair is given. 1, the hardest,
             is what the paper does. More give a gentler mean, and as many more tuples; None takes
             all, which grows with the square of the pairs.
@@ -189,7 +191,8 @@ class LoOpMiner(HostMiner, Synthesizer):
         space = space_of(self.distance)
         kind = self.curve_in(space)
         points = points_of(space, kind, batch)
-        pairing = pair_up(self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT)
+        gram = gram_of(batch, points.gram)
+        pairing = pair_up(self.pairing, batch, gram=gram, similarity=space is DOT_PRODUCT)
         tuples = choose(kind, points, pairing, self.num_negatives)
         chunks = torch.split(tuples.negatives.ends(), _CHUNK)
         weights = torch.cat([solve(kind, points, ends).weights for ends in chunks])

@@ -160,7 +160,7 @@ def positive_mask(batch: BATCH) -> Bool[Tensor, "n _"]: ...
 
 
 @of(pairing)
-def all_curves(labels: Labels) -> tuple: ...
+def every_two(labels: Labels) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]: ...
 
 
 @of(batch)
@@ -172,7 +172,7 @@ def pair_up(
     pairing,
     batch: BATCH,
     *,
-    gram: Float[Tensor, "g g"] | None,
+    gram,
     similarity,
 ) -> fields(
     positives=pairs("p"),
@@ -200,8 +200,15 @@ def smallest_per_group(
 
 @of(pairing)
 def nearest_others(
-    gram: Float[Tensor, "n n"], labels: Labels, similarity
-) -> Float[Tensor, "n"]: ...
+    gram: fields(
+        inner=Float[Tensor, "n m"],
+        row_square=Float[Tensor, "n"],
+        col_square=Float[Tensor, "m"],
+    ),
+    labels: Labels,
+    others: Integer[Tensor, "m"],
+    similarity,
+) -> Float[Tensor, "m"]: ...
 
 
 @of(distances)

@@ -24,6 +24,7 @@ from loopml.synthesis import (
     Synthesizer,
     check_synthesizer,
     difference,
+    gram_of,
     measure,
     measure_rows,
     points_of,
@@ -128,7 +129,7 @@ class HPHNTripletLoss(MinedLoss):
         if synthesizer is None:
             hardest = nearest_rows(points.gram, batch)
         else:
-            pairing = pair_up(synthesizer.pairing, batch, gram=points.gram)
+            pairing = pair_up(synthesizer.pairing, batch, gram=gram_of(batch, points.gram))
             if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
                 return None
             hardest = nearest_curves(kind, points.gram, pairing, batch.labels)

@@ -18,7 +18,7 @@ from loopml.host import Distance, dot_product, mean_squared_length, properties_o
 from loopml.losses.mined import Elements, MinedLoss
 from loopml.pairing import pair_up
 from loopml.spaces import seen_by, space_of
-from loopml.synthesis import Synthesizer, check_synthesizer
+from loopml.synthesis import Synthesizer, check_synthesizer, gram_of
 
 # Similarities of curves in one block: as many as there are inner products of rows, which are kept
 # whole, or this many where there are fewer. A few dozen temporaries of this size live at once.
@@ -118,7 +118,8 @@ class NPairLoss(MinedLoss):
         seen = seen_by(space, batch.all_embeddings())
         located = seen.detach()
         pairing = "auto" if synthesizer is None else synthesizer.pairing
-        rows, cols = pair_up(pairing, batch, gram=located @ located.T, similarity=True)[:2]
+        gram = gram_of(batch, located @ located.T)
+        rows, cols = pair_up(pairing, batch, gram=gram, similarity=True)[:2]
         if len(rows.first) == 0 or len(cols.first) == 0:
             return None
         if synthesizer is None:
@@ -128,6 +129,8 @@ class NPairLoss(MinedLoss):
             products = kind.products(kind.place(seen))
         # Whether there is a negative: the labels of the columns are not all the row's.
         valid = (rows.label != cols.label.amin()) | (rows.label != cols.label.amax())
+        if batch.ref_emb is not None:  # a row joined with itself
+            valid &= rows.first != rows.second
         positive = (seen[rows.first] * seen[rows.second]).sum(1)
 
         def excess_of(some: slice, source: Tensor, positive: Tensor) -> Tensor:
