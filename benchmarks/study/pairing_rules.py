@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from benchmarks.provenance import ROOT, commit
 from loopml import ops
-from loopml._types import Pairs
+from loopml._types import Gram, Pairs
 from loopml.pairing import nearest_others
 
 GLYPHS = ROOT / "examples" / "kit" / "data" / "glyphs.npz"
@@ -48,7 +48,13 @@ def spread(gram: Tensor, labels: Tensor) -> Tensor:
 
 def frontier(gram: Tensor, labels: Tensor) -> Tensor:
     """The rows of its class that lie nearest to another class."""
-    return nearest_others(gram, labels, similarity=True).expand_as(gram)
+    return nearest_of_others(gram, labels).expand_as(gram)
+
+
+def nearest_of_others(gram: Tensor, labels: Tensor) -> Tensor:
+    """The product of each row with the nearest row of another class: (n,)."""
+    square = gram.diagonal()
+    return nearest_others(Gram(gram, square, square), labels, labels, similarity=True)
 
 
 RULES: tuple[tuple[Rule, int], ...] = (
@@ -118,7 +124,7 @@ def main() -> None:
         gram = x @ x.T
         everything = (labels.unsqueeze(1) == labels).fill_diagonal_(False)
         least, _ = mean_distance(gram, labels, everything)
-        real = (2 - 2 * nearest_others(gram, labels, similarity=True)).clamp(min=0).sqrt().mean()
+        real = (2 - 2 * nearest_of_others(gram, labels)).clamp(min=0).sqrt().mean()
         for (rule, count), found in kept.items():
             joined = chosen(rule(gram, labels), labels, count)
             distance, curves = mean_distance(gram, labels, joined)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loopml._checks import check_embeddings, check_labels, nan_if_unusable
+from loopml._devices import onto
 
 
 class Batch(NamedTuple):
@@ -20,6 +21,8 @@ class Batch(NamedTuple):
     labels: Tensor  # (n,) integers, where the embeddings are
     ref_emb: Tensor | None = None  # (m, d) of their dtype
     ref_labels: Tensor | None = None  # (m,)
+    # Both labels as they came: mostly on the CPU, where to read them waits for nothing.
+    given: tuple[Tensor, Tensor | None] | None = None
 
     def all_embeddings(self) -> Tensor:
         """The anchors, then the references: (n, d), or (n + m, d)."""
@@ -34,6 +37,11 @@ class Batch(NamedTuple):
     def labels_of_others(self) -> Tensor:
         """The labels of the rows that positives and negatives come from."""
         return self.labels if self.ref_labels is None else self.ref_labels
+
+    def given_labels(self) -> tuple[Tensor, Tensor]:
+        """The labels of the anchors, and of the rows that positives and negatives come from."""
+        labels, of_others = self.given or (self.labels, self.ref_labels)
+        return labels, labels if of_others is None else of_others
 
 
 def batch_of(
@@ -59,9 +67,10 @@ def batch_of(
             "of pytorch_metric_learning itself"
         )
     labels = check_labels("labels", labels, "embeddings", len(embeddings))
-    labels = labels.to(embeddings.device)
+    device = embeddings.device
     if ref_emb is None and ref_labels is None:
-        return Batch(at_least_float32(nan_if_unusable(embeddings)), labels)
+        embeddings = at_least_float32(nan_if_unusable(embeddings))
+        return Batch(embeddings, onto(device, labels), given=(labels, None))
     if ref_emb is None:
         raise ValueError("ref_labels was given without ref_emb; give both or neither")
     ref_emb = check_embeddings("ref_emb", ref_emb)
@@ -74,8 +83,13 @@ def batch_of(
             f"got {ref_emb.shape[1]} and {embeddings.shape[1]}"
         )
     embeddings = at_least_float32(nan_if_unusable(embeddings, ref_emb))
-    ref_emb = ref_emb.to(embeddings.dtype)
-    return Batch(embeddings, labels, ref_emb, ref_labels.to(embeddings.device))
+    return Batch(
+        embeddings,
+        onto(device, labels),
+        ref_emb.to(embeddings.dtype),
+        onto(device, ref_labels),
+        given=(labels, ref_labels),
+    )
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -96,7 +110,7 @@ def own_references(batch: Batch) -> Tensor:
     references begin with the batch, or else the first. The others are positives at distance 0, as
     they are in a batch without references.
     """
-    embeddings, labels, ref_emb, ref_labels = batch
+    embeddings, labels, ref_emb, ref_labels, _ = batch
     assert ref_emb is not None
     assert ref_labels is not None
     if len(ref_emb) == 0:

@@ -120,7 +120,7 @@ class Segments:
 
     def products(self, points: Tensor, offset: int) -> Products:
         """The largest product of two segments: bilinear, so at an end of each."""
-        return samples(0, normalize=False, similarity=True).products(points, offset)
+        return CORNERS.products(points, offset)
 
 
 @dataclass(frozen=True)
@@ -248,3 +248,7 @@ def samples(
     """``n_points`` points evenly between the ends, and both ends."""
     fractions = tuple(i / (n_points + 1) for i in range(n_points + 2))
     return Samples(fractions, fractions, normalize, similarity, on_sphere)
+
+
+# Rows instead of curves, compared by inner product.
+CORNERS: Curve = samples(0, normalize=False, similarity=True)

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from loopml._checks import check_choice, check_count, check_flag
 from loopml._types import SyntheticBatch
 from loopml.batch import batch_of
-from loopml.curves import Curve, samples
+from loopml.curves import CORNERS, Curve, samples
 from loopml.geometry.lengths import normalized
 from loopml.pairing import PAIRINGS, pair_up
-from loopml.points import gram_of
-from loopml.spaces import DOT_PRODUCT, SPHERE, Space, seen_by
+from loopml.points import points_of
+from loopml.spaces import DOT_PRODUCT, SPHERE, Space
 from loopml.synthesis import Synthesizer
 
 
@@ -37,8 +37,10 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
             does not normalise; one that does sees them normalised anyway.
         pairing: "auto" joins every two samples of a class of up to eight; in a larger class each
             sample with the two others that lie nearest to another class, so that time grows with
-            the batch and not with the square of a class. "all" joins every two samples, whatever
-            it costs. "consecutive" joins rows (0, 1), (2, 3), ..., as the paper's code.
+            the batch and not with the square of a class. These are then its positives. (Of more
+            than 2,048 references that is nearest to the batch's samples of another class.) "all"
+            joins every two samples, whatever it costs. "consecutive" joins rows (0, 1), (2, 3),
+            ..., as the paper's code. A lone sample is a negative curve of length zero.
         num_negatives: how many nearest negative pairs each positive pair is given. 1, the hardest,
             is what both papers do. More give a gentler mean, and as many more tuples; None takes
             all, which grows with the square of the pairs.
@@ -143,16 +145,16 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         """
         batch = batch_of(embeddings, labels)
         embeddings, labels = batch.embeddings.to(embeddings.dtype), batch.labels
-        seen = seen_by(SPHERE, batch.embeddings).detach()
-        pairs = pair_up(self.pairing, batch, gram=gram_of(seen, seen)).positives
+        points = points_of(SPHERE, CORNERS, batch)
+        pairs = pair_up(self.pairing, batch, points.nearness(batch)).positives
         first, second = embeddings[pairs.first], embeddings[pairs.second]
-        points = []
+        between = []
         for k in range(1, self.n_points + 1):
             fraction = k / (self.n_points + 1)
             start, end = (1 - fraction) * first, fraction * second
-            points.append(_direction_between(start, end) if self.normalize else start + end)
+            between.append(_direction_between(start, end) if self.normalize else start + end)
         return (
-            torch.cat([embeddings, *points]),
+            torch.cat([embeddings, *between]),
             torch.cat([labels, *([pairs.label] * self.n_points)]),
         )
 

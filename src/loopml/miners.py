@@ -59,7 +59,8 @@ class LoOpMiner(HostMiner, Synthesizer):
             unnormalised ``DotProductSimilarity`` segments are looked at in their corners alone.
         pairing: "auto" joins every two samples of a class of up to eight; in a larger class each
             sample with the two others that lie nearest to another class, so that time grows with
-            the batch and not with the square of a class. These are then its positives. "all"
+            the batch and not with the square of a class. These are then its positives. (Of more
+            than 2,048 references that is nearest to the batch's samples of another class.) "all"
             joins every two samples, whatever it costs. "consecutive" joins rows (0, 1), (2, 3),
             ..., as the paper's code. A lone sample is a negative curve of length zero.
         num_negatives: how many nearest negative pairs each positive pair is given. 1, the hardest,
@@ -181,7 +182,8 @@ class LoOpMiner(HostMiner, Synthesizer):
         space = space_of(self.distance)
         kind = self.curve_in(space)
         points = points_of(space, kind, batch)
-        pairing = pair_up(self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT)
+        nearness = points.nearness(batch, similarity=space is DOT_PRODUCT)
+        pairing = pair_up(self.pairing, batch, nearness)
         tuples = choose(kind, points, pairing, self.num_negatives)
         chunks = torch.split(tuples.negatives.ends(), _CHUNK)
         weights = torch.cat([solve(kind, points, ends).weights for ends in chunks])

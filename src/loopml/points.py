@@ -9,6 +9,7 @@ with n m, never with (n + m)^2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,12 +23,15 @@ from loopml.geometry.distances import half_sq_distances
 from loopml.geometry.lengths import normalized
 from loopml.geometry.packing import wide
 from loopml.ops.solve import opposite_square
+from loopml.pairing import nearest_others
 from loopml.spaces import LEAST_LENGTH, SPHERE, Space, seen_by
 
 # Numbers in a Gram matrix of references that is held at once: 64 MiB of float32.
 _BLOCK = 1 << 24
 # Numbers in the endpoints of curves whose own products are computed at once.
 _CHUNK = 1 << 20
+# Up to this many references are compared with each other.
+_FEW = 2048
 # A sum of unit vectors is 0.05 long at this product of the two. Inner products of float32 know the
 # direction of a shorter one to less than 1e-6.
 _NEARLY_OPPOSITE = 0.05**2 / 2 - 1
@@ -44,6 +48,23 @@ class Points(NamedTuple):
     by_distance: bool  # whether minus half the squared distances stand for inner products
     offset: int  # the first point that tuples come from: 0, or the first reference
     gram: Gram  # of the batch with those
+
+    def nearness(self, batch: Batch, similarity: bool = False) -> Callable[[], Tensor]:
+        """What ``pair_up`` asks: how near the points that tuples come from are to another class.
+
+        To a row of the batch, or to a reference where there are few: then parts of a batch, with
+        the whole of it as references, have the curves of the whole.
+        """
+        others = batch.labels_of_others()
+
+        def nearest() -> Tensor:
+            if self.offset == 0 or len(others) > _FEW:
+                return nearest_others(self.gram, batch.labels, others, similarity)
+            references = self.located[self.offset :]
+            gram = gram_of(references, references, self.by_distance)
+            return nearest_others(gram, others, others, similarity)
+
+        return nearest
 
 
 def points_of(space: Space, kind: Curve, batch: Batch) -> Points:

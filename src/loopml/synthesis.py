@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from loopml._checks import kind_of
-from loopml._types import SyntheticBatch
+from loopml._types import Pairs, SyntheticBatch
 from loopml.batch import Batch, full_precision
 from loopml.curves import Curve
 from loopml.geometry.lengths import distance_between
@@ -54,9 +54,8 @@ class Synthesizer:
         kind = self.curve_in(space)
         with full_precision(batch.embeddings):
             points = points_of(space, kind, batch)
-            pairing = pair_up(
-                self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT
-            )
+            near = points.nearness(batch, similarity=space is DOT_PRODUCT)
+            pairing = pair_up(self.pairing, batch, near)
             tuples = choose(kind, points, pairing, self.num_negatives)
             measured = measure(kind, points, tuples.negatives)
             self._record(points, tuples, measured.weights, measured.distance)
@@ -95,12 +94,16 @@ def choose(kind: Curve, points: Points, pairing: Pairing, k: int | None) -> Tupl
     rows, cols = pairing.positives, pairing.negatives
     if k is None:
         found = rows.label.unsqueeze(1) != cols.label  # (p, c)
-        curves, col = found.nonzero(as_tuple=True)
+        col = torch.arange(len(cols.first), device=found.device).expand_as(found)
     else:
-        index, _ = nearest(kind, points, rows, cols, k)
-        found = index >= 0  # (p, k)
-        curves, slot = found.nonzero(as_tuple=True)
-        col = index[curves, slot]
+        col, _ = nearest(kind, points, rows, cols, k)  # (p, k)
+        if k <= pairing.least:
+            return _each_with(col, pairing)
+        found = col >= 0
+    # A row joined with itself is no positive pair.
+    found = found & (rows.first != rows.second).unsqueeze(1)
+    curves, slot = found.nonzero(as_tuple=True)
+    col = col[curves, slot]
     number = found.flatten().cumsum(0).view_as(found) - 1
     pair, slot = found[pairing.curve].nonzero(as_tuple=True)
     return Tuples(
@@ -109,6 +112,19 @@ def choose(kind: Curve, points: Points, pairing: Pairing, k: int | None) -> Tupl
         pairing.positive[pair],
         number[pairing.curve[pair], slot],
     )
+
+
+def _each_with(col: Tensor, pairing: Pairing) -> Tuples:
+    """Each positive pair with all k negative curves at ``col`` (p, k): nobody has to count them."""
+    k, rows = col.shape[1], pairing.positives
+    which, anchor, positive = pairing.curve, pairing.anchor, pairing.positive
+    if k > 1:
+        rows = Pairs(*(column.repeat_interleave(k) for column in rows))
+        which = (which.unsqueeze(1) * k + torch.arange(k, device=which.device)).flatten()
+        anchor, positive = anchor.repeat_interleave(k), positive.repeat_interleave(k)
+    # Where nothing is found, numbers are not numbers, which any curve shows.
+    curve = pairing.negatives.take(col.flatten().clamp(min=0))
+    return Tuples(Negatives(rows.first, rows.second, curve), anchor, positive, which)
 
 
 @torch.no_grad()

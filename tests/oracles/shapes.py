@@ -172,7 +172,7 @@ def positive_mask(batch: BATCH) -> Bool[Tensor, "n _"]: ...
 
 
 @of(pairing)
-def all_curves(labels: Labels) -> tuple: ...
+def every_two(labels: Labels) -> tuple[Int64[Tensor, "p"], Int64[Tensor, "p"]]: ...
 
 
 @of(batch)
@@ -180,13 +180,7 @@ def own_references(batch: BATCH) -> Int64[Tensor, "n"]: ...
 
 
 @of(pairing)
-def pair_up(
-    pairing,
-    batch: BATCH,
-    *,
-    gram,
-    similarity,
-) -> fields(
+def pair_up(pairing, batch: BATCH, nearness) -> fields(
     positives=pairs("p"),
     negatives=pairs("q"),
     anchor=Int64[Tensor, "e"],
@@ -212,7 +206,7 @@ def smallest_per_group(
 
 @of(pairing)
 def nearest_others(
-    gram: GRAM, row_labels: Integer[Tensor, "a"], labels: Integer[Tensor, "b"], similarity
+    gram: GRAM, labels: Integer[Tensor, "a"], others: Integer[Tensor, "b"], similarity
 ) -> Float[Tensor, "b"]: ...
 
 

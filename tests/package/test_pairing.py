@@ -13,10 +13,17 @@ from pytorch_metric_learning.distances import DotProductSimilarity, LpDistance
 from pytorch_metric_learning.reducers import SumReducer
 from torch import Tensor
 
-from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss, SyntheticLoss
+from loopml import (
+    EmbeddingExpansion,
+    HPHNTripletLoss,
+    LoOpMiner,
+    NPairLoss,
+    SyntheticLoss,
+    points,
+)
+from loopml._types import Gram
 from loopml.batch import Batch, batch_of, own_references, positive_mask
 from loopml.pairing import ALL_UP_TO, PARTNERS, nearest_others, pair_up
-from tests.oracles.searches import gram_of
 
 DISTANCES: dict[str, Callable[[], Any]] = {
     "unit": LpDistance,
@@ -30,20 +37,38 @@ def batch(seed: int, labels: np.ndarray, d: int = 6) -> tuple[Tensor, Tensor]:
     return torch.tensor(x), torch.tensor(labels)
 
 
-def partners_of(x: np.ndarray, labels: np.ndarray, distance: str) -> set[tuple[int, int]]:
-    """Ordered positive pairs by the rule in words, one row at a time."""
-    x = x / np.linalg.norm(x, axis=1, keepdims=True) if distance == "unit" else x
-    pairs = set()
+def gram_of(x: Tensor, ref: Tensor) -> Gram:
+    """The inner products of rows and references."""
+    return Gram(x @ ref.T, x.square().sum(1), ref.square().sum(1))
 
-    def farness(i: int) -> float:
-        others = x[labels != labels[i]]
+
+Rows = tuple[np.ndarray, np.ndarray]  # with their labels
+
+
+def partners_of(
+    batch: Rows, references: Rows, distance: str, few: bool = True
+) -> set[tuple[int, int]]:
+    """Ordered positive pairs by the rule in words, one row at a time.
+
+    Near to another class is near to a reference where there are few, and else to the batch.
+    """
+    (x, labels), (ref, ref_labels) = batch, references
+    if distance == "unit":
+        x, ref = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, ref))
+    pairs = set()
+    near, near_labels = (ref, ref_labels) if few else (x, labels)
+
+    def farness(j: int) -> float:
+        others = near[near_labels != ref_labels[j]]
         if distance == "product":
-            return float(-(others @ x[i]).max())
-        return float(np.linalg.norm(others - x[i], axis=1).min())
+            return float(-(others @ ref[j]).max())
+        return float(np.linalg.norm(others - ref[j], axis=1).min())
 
     for i in range(len(x)):
-        mates = [j for j in range(len(x)) if labels[j] == labels[i] and j != i]
-        if len(mates) >= ALL_UP_TO:
+        mates = [j for j in range(len(ref)) if ref_labels[j] == labels[i]]
+        large = len(mates) > ALL_UP_TO
+        mates = [j for j in mates if not np.array_equal(ref[j], x[i])]
+        if large:
             mates = sorted(mates, key=farness)[:PARTNERS]
         pairs |= {(i, j) for j in mates}
     return pairs
@@ -59,7 +84,77 @@ def test_large_classes_are_joined_at_their_frontier(sizes: tuple[int, ...], dist
     anchor, positive, _ = LoOpMiner(distance=DISTANCES[distance]())(x, y)
     mined = list(zip(anchor.tolist(), positive.tolist(), strict=True))
     assert len(mined) == len(set(mined))
-    assert set(mined) == partners_of(x.numpy(), labels, distance)
+    rows = x.numpy(), labels
+    assert set(mined) == partners_of(rows, rows, distance)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("shared", [0, 5, 24])
+@pytest.mark.parametrize("few", [True, False])
+def test_references_are_joined_at_their_frontier(
+    few: bool, shared: int, distance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few references to each other, of many to the batch; also of rows that the batch has."""
+    monkeypatch.setattr(points, "_FEW", 40 if few else 39)
+    rng = np.random.default_rng(shared)
+    labels, ref_labels = rng.permutation(np.arange(24) % 3), rng.integers(0, 4, 40)
+    (x, y), (ref, ref_y) = batch(1, labels), batch(2, ref_labels)
+    ref[40 - shared :], ref_y[40 - shared :] = x[:shared], y[:shared]
+    assert np.bincount(ref_y).max() > ALL_UP_TO
+    anchor, positive, _ = LoOpMiner(distance=DISTANCES[distance]())(x, y, ref, ref_y)
+    mined = list(zip(anchor.tolist(), positive.tolist(), strict=True))
+    assert len(mined) == len(set(mined))
+    references = ref.numpy(), ref_y.numpy()
+    assert set(mined) == partners_of((x.numpy(), labels), references, distance, few)
+
+
+@pytest.mark.parametrize("size", [5, 12])
+@pytest.mark.parametrize("pairing", ["auto", "all"])
+def test_a_copy_of_the_batch_is_no_other_references(pairing: str, size: int) -> None:
+    """Triplets, losses and gradients are those without references."""
+    x, y = batch(4, np.random.default_rng(1).permutation(np.arange(3 * size) % 3))
+    miner = LoOpMiner(pairing=pairing, num_negatives=2)
+    found = torch.stack(miner(x, y, x.clone(), y.clone()), 1).tolist()
+    wanted = torch.stack(miner(x, y), 1).tolist()
+    assert len(found) == len(wanted)
+    assert {tuple(t) for t in found} == {tuple(t) for t in wanted}
+    for synthesizer in (LoOpMiner(pairing=pairing), EmbeddingExpansion(pairing=pairing)):
+        loss = HPHNTripletLoss(synthesizer=synthesizer)
+        z = x.clone().requires_grad_()
+        for one, other in zip(
+            torch.autograd.functional.vjp(lambda z, loss=loss: loss(z, y, None, z.clone(), y), z),
+            torch.autograd.functional.vjp(lambda z, loss=loss: loss(z, y), z),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("pairing", ["auto", "all"])
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+def test_where_nobody_looks_a_row_is_joined_with_itself(
+    pairing: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the pair stands for that with its own reference, and changes no loss."""
+    labels = np.random.default_rng(0).permutation(np.arange(3 * size) % 3)
+    (x, y), (more, more_y) = batch(6, labels), batch(7, np.arange(9) % 3)
+    ref, ref_y = torch.cat([more, x[: 2 * size]]), torch.cat([more_y, y[: 2 * size]])
+    made = (LoOpMiner(pairing=pairing), EmbeddingExpansion(pairing=pairing))
+
+    def found(*references: Tensor) -> list[Tensor]:
+        z = x.clone().requires_grad_()
+        values = [
+            loss(synthesizer=synthesizer)(z, y, None, *references)
+            for loss in (HPHNTripletLoss, NPairLoss)
+            for synthesizer in made
+        ]
+        slopes = [torch.autograd.grad(value, z)[0] for value in values]
+        return [*values, *slopes, *made[0](x, y, *references)]
+
+    for references in ((x.clone(), y.clone()), (ref, ref_y), (more[3:5], more_y[3:5])):
+        wanted = found(*references)
+        with monkeypatch.context() as patch:
+            patch.setattr("loopml.pairing.values_readable", lambda x: False)
+            torch.testing.assert_close(found(*references), wanted, rtol=1e-9, atol=1e-9)
 
 
 @given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 24), min_size=2, max_size=5))
@@ -67,7 +162,8 @@ def test_curves_are_bounded(seed: int, sizes: list[int]) -> None:
     """A class of s rows has s (s - 1) / 2 curves, or at most ``PARTNERS`` s; each of them once."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     x, y = batch(seed, labels)
-    found = pair_up("auto", Batch(x, y), gram=gram_of(x @ x.T))
+    near = nearest_others(gram_of(x, x), y, y, similarity=False)
+    found = pair_up("auto", Batch(x, y), lambda: near)
     pairs = list(zip(found.negatives.first.tolist(), found.negatives.second.tolist(), strict=True))
     assert len(pairs) == len(set(pairs))
     for label, size in enumerate(sizes):
@@ -122,26 +218,35 @@ def summed(loss: Any, synthesizer: Any) -> SyntheticLoss:
     return SyntheticLoss(loss(reducer=SumReducer()), synthesizer)
 
 
-LOSSES: dict[str, Callable[[], Any]] = {
-    "hphn": lambda: HPHNTripletLoss(reducer=SumReducer()),
-    "hphn loop": lambda: HPHNTripletLoss(reducer=SumReducer(), synthesizer=LoOpMiner()),
-    "hphn ee": lambda: HPHNTripletLoss(reducer=SumReducer(), synthesizer=EmbeddingExpansion()),
-    "triplet loop": lambda: summed(losses.TripletMarginLoss, LoOpMiner()),
-    "triplet ee": lambda: summed(losses.TripletMarginLoss, EmbeddingExpansion()),
-    "ms loop": lambda: summed(losses.MultiSimilarityLoss, LoOpMiner(num_negatives=2)),
+def hphn(synthesizer: Any = None) -> HPHNTripletLoss:
+    return HPHNTripletLoss(reducer=SumReducer(), synthesizer=synthesizer)
+
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    "hphn": lambda **options: hphn(),
+    "hphn loop": lambda **options: hphn(LoOpMiner(**options)),
+    "hphn ee": lambda **options: hphn(EmbeddingExpansion(**options)),
+    "triplet loop": lambda **options: summed(losses.TripletMarginLoss, LoOpMiner(**options)),
+    "triplet ee": lambda **options: summed(losses.TripletMarginLoss, EmbeddingExpansion(**options)),
+    "ms loop": lambda **options: summed(
+        losses.MultiSimilarityLoss, LoOpMiner(num_negatives=2, **options)
+    ),
 }
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("classes", [2, 8])
-def test_anchors_in_chunks_sum_to_the_whole_batch(name: str, classes: int) -> None:
-    """With the whole batch as references no row is its own positive, wherever its chunk lies."""
+@pytest.mark.parametrize(("classes", "pairing"), [(2, "all"), (8, "auto")])
+def test_anchors_in_chunks_sum_to_the_whole_batch(name: str, classes: int, pairing: str) -> None:
+    """With the whole batch as references no row is its own positive, wherever its chunk lies.
+
+    What is near to another class differs from chunk to chunk, so large classes need all pairs.
+    """
     labels = np.random.default_rng(0).integers(0, classes, 40)
     x, y = batch(0, labels)
     x[7] = x[3]  # one sample twice, in one class
     y[7] = y[3]
     x.requires_grad_()
-    loss = LOSSES[name]()
+    loss = LOSSES[name](pairing=pairing)
     whole = loss(x, y)
     (wanted,) = torch.autograd.grad(whole, x)
     chunks = [loss(x[s : s + 9], y[s : s + 9], ref_emb=x, ref_labels=y) for s in range(0, 40, 9)]
@@ -223,4 +328,4 @@ def test_nearest_other_of_rows_of_any_length(similarity: bool) -> None:
     x = x * torch.linspace(0.1, 5, 30, dtype=x.dtype).unsqueeze(1)
     nearness = x @ x.T if similarity else -torch.cdist(x, x).square() / 2
     wanted = nearness.masked_fill(y.unsqueeze(1) == y, -torch.inf).amax(1)
-    torch.testing.assert_close(nearest_others(gram_of(x @ x.T), y, y, similarity), wanted)
+    torch.testing.assert_close(nearest_others(gram_of(x, x), y, y, similarity), wanted)

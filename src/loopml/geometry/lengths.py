@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loopml._devices import onto
+
 # Integers of a width with a floating point type, and the bits that are its exponent.
 _EXPONENT = {
     torch.float64: (torch.int64, 0x7FF << 52),
@@ -74,7 +76,7 @@ def numbers(values: Sequence[float], *, like: Tensor) -> Tensor:
 
     Not ``like.new_tensor``, which ``torch.func`` cannot wrap before torch 2.5.
     """
-    return torch.tensor(list(values), dtype=like.dtype, device=like.device)
+    return onto(like.device, torch.tensor(list(values), dtype=like.dtype, device="cpu"))
 
 
 def over(x: Tensor, length: Tensor) -> Tensor:

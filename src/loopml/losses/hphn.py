@@ -117,7 +117,7 @@ class HPHNTripletLoss(MinedLoss):
         if synthesizer is None:
             hardest = nearest_rows(points.gram, batch)
         else:
-            pairing = pair_up(synthesizer.pairing, batch, gram=points.gram)
+            pairing = pair_up(synthesizer.pairing, batch, points.nearness(batch))
             if len(pairing.anchor) == 0 or len(pairing.negatives.first) == 0:
                 return None
             hardest = nearest_curves(kind, points, pairing, batch.labels)

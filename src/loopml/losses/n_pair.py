@@ -12,13 +12,13 @@ from torch import Tensor
 from loopml._checks import check_nonnegative
 from loopml._types import Pairs
 from loopml.batch import Batch
-from loopml.curves import Products
+from loopml.curves import CORNERS, Products
 from loopml.geometry.recompute import recomputed
 from loopml.host import Distance, dot_product, mean_squared_length, properties_of
 from loopml.losses.mined import Elements, MinedLoss
 from loopml.pairing import pair_up
-from loopml.points import gram_of
-from loopml.spaces import seen_by, space_of
+from loopml.points import points_of
+from loopml.spaces import space_of
 from loopml.synthesis import Synthesizer, check_synthesizer
 
 # Similarities of curves in one block: as many as there are inner products of rows, which are kept
@@ -117,11 +117,10 @@ class NPairLoss(MinedLoss):
         """One element per positive pair; it counts where there is a negative."""
         synthesizer = self.synthesizer
         space = space_of(self.distance)
-        seen = seen_by(space, batch.all_embeddings())
-        located = seen.detach()
+        points = points_of(space, CORNERS, batch)
+        seen = points.seen.unit
         pairing = "auto" if synthesizer is None else synthesizer.pairing
-        gram = gram_of(located[: len(batch.labels)], located[batch.offset() :])
-        rows, cols = pair_up(pairing, batch, gram=gram, similarity=True)[:2]
+        rows, cols = pair_up(pairing, batch, points.nearness(batch, similarity=True))[:2]
         if len(rows.first) == 0 or len(cols.first) == 0:
             return None
         if synthesizer is None:
@@ -131,6 +130,8 @@ class NPairLoss(MinedLoss):
             products = kind.products(kind.place(seen), batch.offset())
         # Whether there is a negative: the labels of the columns are not all the row's.
         valid = (rows.label != cols.label.amin()) | (rows.label != cols.label.amax())
+        if batch.ref_emb is not None:  # a row joined with itself
+            valid &= rows.first != rows.second
         positive = (seen[rows.first] * seen[rows.second]).sum(1)
 
         def excess_of(some: slice, source: Tensor, positive: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class NPairLoss(MinedLoss):
             own = (rows.label[some].unsqueeze(1) == cols.label) & valid[some].unsqueeze(1)
             return excess.masked_fill(own, -torch.inf).logsumexp(1)
 
-        step = max(1, max(_BLOCK, gram.inner.numel()) // len(cols.first))
+        step = max(1, max(_BLOCK, points.gram.inner.numel()) // len(cols.first))
         blocks = [slice(start, start + step) for start in range(0, len(rows.first), step)]
         # One block is kept as it is.
         keep = recomputed if len(blocks) > 1 else _called

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from loopml._types import Gram
 from loopml.ops.eager import chosen
-from loopml.pairing import all_curves
+from loopml.pairing import every_two
 from loopml.selection import largest
 
-# Up to this many rows, a matrix of all pairs takes fewer calls than a list of the positive ones.
+# Up to this many rows a matrix of all pairs takes less time than a list of the positive ones. It is
+# always a matrix on a GPU, which would be waited for until the labels are read.
 _FEW = 256
 
 
@@ -56,11 +57,11 @@ def _farness(products: Tensor, squares: Tensor) -> Tensor:
 )
 def _farthest_positives(inner: Tensor, square: Tensor, labels: Tensor) -> Tensor:
     n = len(labels)
-    if n <= _FEW:
+    if n <= _FEW or labels.device.type != "cpu":
         positive = (labels.unsqueeze(1) == labels).fill_diagonal_(False)
         return farthest_allowed(Gram(inner, square, square), positive)
-    pairs, _ = all_curves(labels)
-    row, col = torch.cat(pairs[:2]), torch.cat(pairs[1::-1])
+    first, second = every_two(labels)
+    row, col = torch.cat([first, second]), torch.cat([second, first])
     farness = _farness(inner[row, col], square[col])
     most = farness.new_full((n,), -torch.inf).scatter_reduce(0, row, farness, "amax")
     col = torch.where(farness == most[row], col, n)

@@ -91,7 +91,8 @@ def _first_of_another_label(mask: Tensor, rows: Pairs, cols: Pairs) -> Tensor:
     """For each row the first column in ``mask`` of another label, -1 where there is none: (r,)."""
     c = len(mask)
     position = torch.arange(c, device=mask.device)
-    first = torch.where(mask, position, c).amin()
+    # Of shape (1,), since an index without axes is read, for which a GPU is waited for.
+    first = torch.where(mask, position, c).amin(0, keepdim=True)
     label = cols.label[first.clamp(max=c - 1)]
     # Rows of that very label have the first one of any other.
     other = torch.where(mask & (cols.label != label), position, c).amin()
