@@ -61,6 +61,15 @@ class Nearest(NamedTuple):
     distance: Tensor  # (m,)
 
 
+class Hardest(NamedTuple):
+    """The tuples of a batch, and the nearest points of their curves."""
+
+    seen: Tensor  # (n, d) the batch and its references as the distance sees them
+    tuples: Tuples
+    nearest: Nearest  # of ``tuples.negatives``
+    inside: bool  # whether the distance sees a sphere, and these points are inside it
+
+
 STATS = (
     "num_tuples",
     "hardest_real_negative",
@@ -82,21 +91,26 @@ class Synthesizer:
     def _record(self, points: Points, tuples: Tuples, nearest: Nearest) -> None:
         """Keep the stats of these tuples, where the synthesizer collects any."""
 
+    def _hardest(self, space: Space, batch: Batch) -> Hardest:
+        """The tuples of a batch that are hardest in ``space``, and where their curves are nearest.
+
+        Autocast must be off.
+        """
+        kind = self.curve_in(space)
+        points = points_of(space, kind, batch)
+        pairing = pair_up(self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT)
+        tuples = choose(kind, points, pairing, self.num_negatives)
+        nearest = measure(kind, points, tuples.negatives)
+        self._record(points, tuples, nearest)
+        return Hardest(points.seen, tuples, nearest, inside=space is SPHERE and not kind.on_sphere)
+
     def _synthesize(self, space: Space, batch: Batch, dtype: torch.dtype) -> SyntheticBatch:
         """The batch, in ``dtype``, with the synthetic negatives that are hardest in ``space``."""
-        kind = self.curve_in(space)
         with full_precision(batch.embeddings):
-            points = points_of(space, kind, batch)
-            pairing = pair_up(
-                self.pairing, batch, gram=points.gram, similarity=space is DOT_PRODUCT
-            )
-            tuples = choose(kind, points, pairing, self.num_negatives)
-            nearest = measure(kind, points, tuples.negatives)
-            self._record(points, tuples, nearest)
-            anchor = points.seen.index_select(0, tuples.anchor)
+            seen, tuples, nearest, inside = self._hardest(space, batch)
+            anchor = seen.index_select(0, tuples.anchor)
             z_p, z_n = (z.index_select(0, tuples.which) for z in nearest[1:3])
             # Points inside the sphere cannot be rotated onto it.
-            inside = space is SPHERE and not kind.on_sphere
             transplant = onto_sphere_at_distance if inside else space.transplant
             synthetic = transplant(anchor, z_p, z_n)
             if space is not DOT_PRODUCT:

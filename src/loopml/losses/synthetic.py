@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from loopml._checks import values_readable
 from loopml.batch import Batch, batch_of, full_precision
-from loopml.host import Loss, arguments_for, is_unreduced
+from loopml.host import Loss, check_takes_references, is_unreduced, on_matrix, properties_of
 from loopml.losses.mined import MiningLoss, none_of
 from loopml.losses.support import check_supported
-from loopml.spaces import comparable, space_of
-from loopml.synthesis import Synthesizer, check_synthesizer
+from loopml.spaces import SPHERE, Space, comparable, space_of
+from loopml.synthesis import Hardest, Synthesizer, check_synthesizer
 
 
 class SyntheticLoss(MiningLoss):
@@ -107,9 +108,9 @@ class SyntheticLoss(MiningLoss):
         if len(batch.embeddings) == 0:
             return batch.embeddings.sum()  # the mean of a regulariser would be 0 / 0
         with full_precision(batch.embeddings):
-            arguments = self._arguments(batch)
+            matrix, arguments = self._given(batch)
             self._warn_if_idle(batch)
-            result = self.loss(*arguments)
+            result = on_matrix(self.loss, matrix, lambda loss: loss(*arguments))
         return none_of(batch.embeddings, result) if is_unreduced(self.loss) else result
 
     def compute_loss(
@@ -123,7 +124,10 @@ class SyntheticLoss(MiningLoss):
         """The terms of the inner loss, which pytorch-metric-learning 3 can show unreduced."""
         batch = self._comparable(embeddings, labels, ref_emb, ref_labels)
         with full_precision(batch.embeddings):
-            terms: dict[str, Any] = self.loss.objective_terms(*self._arguments(batch))
+            matrix, arguments = self._given(batch)
+            terms: dict[str, Any] = on_matrix(
+                self.loss, matrix, lambda loss: loss.objective_terms(*arguments)
+            )
             return terms
 
     def regularization_terms(self, embeddings: Tensor) -> dict[str, Any]:
@@ -135,10 +139,49 @@ class SyntheticLoss(MiningLoss):
         batch = batch_of(*arguments)
         return Batch(comparable(space_of(self.loss.distance), batch.embeddings), *batch[1:])
 
-    def _arguments(self, batch: Batch) -> tuple[Any, ...]:
-        """What the inner loss is called with."""
-        space = space_of(self.loss.distance)
-        given = self.synthesizer._synthesize(space, batch, batch.embeddings.dtype)
+    def _given(self, batch: Batch) -> tuple[Tensor, tuple[Any, ...]]:
+        """The distances that the inner loss reads, and what it is called with.
+
+        Of a real row to a real one they are its own distance's. After those come as many columns
+        as an anchor has tuples, with the distances of its curves.
+        """
+        distance = self.loss.distance
+        space = space_of(distance)
+        if batch.ref_emb is not None:
+            check_takes_references(self.loss)
+        found = self.synthesizer._hardest(space, batch)
+        anchor, order, column = _numbered(found.tuples.anchor)
         if values_readable(batch.embeddings):
-            self._count_idle(len(given.indices_tuple[0]) == 0)
-        return arguments_for(self.loss, given, own=batch.ref_emb is None)
+            self._count_idle(len(anchor) == 0)
+        entries = _entries(distance, space, found)
+        entries = entries.index_select(0, found.tuples.which.index_select(0, order))
+        columns = int(column.max()) + 1 if len(column) else 0
+        added = entries.new_zeros(len(batch.embeddings), columns)
+        added = added.index_put((anchor, column), entries)
+        rows = (batch.embeddings,) if batch.ref_emb is None else (batch.embeddings, batch.ref_emb)
+        real = distance(*rows)
+        positive = found.tuples.positive.index_select(0, order) - batch.offset()
+        triplets = (anchor, positive, column + real.shape[1])
+        return torch.cat([real, added], 1), (batch.embeddings, batch.labels, triplets, *batch[2:])
+
+
+def _numbered(anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tuples (o,) sorted by anchor, the order of that, and the number of each in its anchor."""
+    anchor, order = anchor.sort(stable=True)
+    first = torch.searchsorted(anchor, anchor)
+    return anchor, order, torch.arange(len(anchor), device=anchor.device) - first
+
+
+def _entries(distance: Any, space: Space, found: Hardest) -> Tensor:
+    """What a distance says of the curves of ``found.tuples.negatives``: (u,)."""
+    _, _, (_, point_p, point_q, length), inside = found
+    properties = properties_of(distance)
+    if not properties.is_similarity:
+        entries = length
+    elif inside:
+        entries = 1 - length.square() / 2  # the product of two unit vectors that far apart
+    else:
+        entries = (point_p * point_q).sum(1)
+        if space is SPHERE:  # where curves touch only rounding would have a gradient
+            entries = torch.where(length == 0, entries.detach(), entries)
+    return entries if properties.power == 1 else entries**properties.power
