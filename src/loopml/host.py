@@ -263,9 +263,9 @@ def on_matrix(loss: Loss, matrix: Tensor, call: Callable[[Any], Any]) -> Any:
         state["swap"] = False
     before = dict(state)
     result = call(stand_in)
-    for name, value in state.items():
+    for name, value in vars(stand_in).items():  # not ``state``, in which a compiler sees no change
         if value is not before.get(name):
-            vars(loss)[name] = value
+            setattr(loss, name, value)
     return result
 
 
