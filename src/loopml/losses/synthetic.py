@@ -20,15 +20,17 @@ class SyntheticLoss(MiningLoss):
     r"""Any supported pytorch-metric-learning tuple loss, on synthetic negatives.
 
     ``SyntheticLoss(loss, synthesizer)(embeddings, labels)`` makes the hard negatives that the
-    loss's own distance finds hardest and gives them to the loss as triplets, with the real batch as
-    queries. Value and gradient equal the loss with the anchor-negative distance overwritten
-    by the distance of the two curves.
+    loss's own distance finds hardest, and gives their distances to the loss. It reads its own
+    distances of real rows, and beside them, in as many columns as an anchor has tuples, those of
+    the curves. Value and gradient are those of the loss with the anchor-negative distance
+    overwritten by the distance of the two curves.
 
     Args:
         loss: one of ``CircleLoss``, ``ContrastiveLoss``, ``DynamicSoftMarginLoss``,
             ``GeneralizedLiftedStructureLoss``, ``IntraPairVarianceLoss``, ``LiftedStructureLoss``,
             ``MarginLoss``, ``MultiSimilarityLoss``, ``NTXentLoss``, ``SupConLoss``,
             ``TripletMarginLoss``, ``TupletMarginLoss``, with any reducer and regulariser.
+            It is not changed, but for what it records and keeps of itself in a call.
             (``DynamicSoftMarginLoss`` of pytorch-metric-learning 2.9 keeps the graph of its
             histogram: call ``loss.hist_.detach_()`` between steps, with or without us.)
         synthesizer: an :class:`EmbeddingExpansion` or a :class:`LoOpMiner`. The loss's distance
@@ -40,19 +42,18 @@ class SyntheticLoss(MiningLoss):
             curves have no known nearest points; the message has the name and the reason.
 
     Gradient:
-        The gradient of the inner loss, and through each synthetic negative to the ends of both
-        curves.
+        The gradient of the inner loss, and through the distance of two curves to the ends of both.
 
-        - Curves that touch: the negative lies on its anchor, and has no gradient.
+        - Curves that touch: their distance is 0, or their similarity 1, and has no gradient.
 
     Precision:
         Half precision is computed in float32. Negatives are chosen by a float32 Gram matrix
-        (float64 for float64), good to about 5e-4 on distances near 0; the inner loss measures the
-        chosen rows as it measures any.
+        (float64 for float64), good to about 5e-4 on distances near 0; those of the chosen curves
+        are measured from differences. Distances of real rows are as the inner loss measures them.
 
     Source:
         LoOp (ICCV 2021), section 3.3, and Embedding Expansion (CVPR 2020), section 3.2, for their
-        losses; carrying the negative over to its anchor is our own.
+        losses; reading the distance of the curves as that of a row is our own.
 
     Example:
         >>> import torch
