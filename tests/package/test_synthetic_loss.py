@@ -613,6 +613,13 @@ def test_curves_that_touch(distance: str, setting: Setting, dtype: torch.dtype) 
     (gradient,) = torch.autograd.grad(value, x)
     (wanted_gradient,) = torch.autograd.grad(wanted, x)
     torch.testing.assert_close(gradient, wanted_gradient)
+    # In any position not even that of rounding. No positive is as near as its margin asks.
+    turned = (x.detach() @ torch.linalg.qr(torch.randn(3, 3, dtype=dtype))[0]).requires_grad_()
+    inactive, active = (-50, -20) if is_similarity(seen) else (50, 20)
+    alone = losses.ContrastiveLoss(inactive, active, distance=seen)
+    value = SyntheticLoss(alone, setting.build())(turned, labels)
+    torch.testing.assert_close(value, torch.full_like(value, 21 if is_similarity(seen) else 20))
+    assert not torch.autograd.grad(value, turned)[0].any()
 
 
 @pytest.mark.parametrize("setting", ["loop", "ee1"])
@@ -725,6 +732,7 @@ def test_what_a_loss_records_is_on_it() -> None:
         reducer=MeanReducer(collect_stats=True),
     )
     wrapped = SyntheticLoss(copy.deepcopy(loss), LoOpMiner())
+    wrapped(batch(7), LABELS)  # the stats of this batch go
     reader = assert_equals_overwriting(
         lambda x: wrapped(x, LABELS), loss, SETTINGS["loop"], batch()
     )
