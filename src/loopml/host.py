@@ -8,14 +8,13 @@ and not yet run with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 from torch import Tensor
-
-from loopml._types import SyntheticBatch
 
 Distance: TypeAlias = distances.BaseDistance
 Loss: TypeAlias = losses.BaseMetricLossFunction
@@ -223,34 +222,64 @@ def is_unreduced(loss: Any) -> bool:
     return _DO_NOTHING is not None and isinstance(loss.reducer, _DO_NOTHING)
 
 
-def arguments_for(loss: Any, given: SyntheticBatch, *, own: bool) -> tuple[Any, ...]:
-    """How a loss takes synthetic negatives: as references, if it takes any.
+class _Given:
+    """A distance whose matrix is known. In all else it answers as the user's own."""
 
-    In release 3 ``LiftedStructureLoss`` takes none, for it reads the negatives of both rows of a
-    positive pair. It gets the batch with the synthetic rows after it.
+    def __init__(self, distance: Distance, matrix: Tensor) -> None:
+        self._distance, self._matrix = distance, matrix
+
+    def __call__(self, *rows: Any) -> Tensor:
+        return self._matrix
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._distance, name)
+
+
+def on_matrix(loss: Loss, matrix: Tensor, call: Callable[[Any], Any]) -> Any:
+    """What ``call`` returns of a loss that reads ``matrix`` in the place of its own distances.
+
+    ``call`` gets a stand-in of the loss, which shares its modules, parameters and buffers, so that
+    another thread can use the loss meanwhile. What the loss sets of itself, as a histogram or
+    statistics, is set on it afterwards.
+
+    Under ``swap`` a triplet loss takes the distance of the negative to the positive where that is
+    less. Both rows lie on the curve whose distance the entry is: the two are one, and the stand-in
+    does not look for the second.
 
     Args:
         loss: a supported loss.
-        given: its arguments with references.
-        own: whether the real references are the batch itself.
-
-    Raises:
-        ValueError: the loss takes no references and there are real ones, or it has a regulariser,
-            which would see the synthetic rows.
+        matrix: (n, c) what its distance would return.
+        call: calls the loss that it is given.
     """
-    if not (_IS_3 and isinstance(loss, losses.LiftedStructureLoss)):
-        return given
-    if not own:
+    stand_in: Any = object.__new__(type(loss))
+    state = vars(stand_in)
+    for name, value in vars(loss).items():
+        # A method that was kept as an attribute belongs to the loss that it was kept by.
+        own = isinstance(value, MethodType) and value.__self__ is loss
+        state[name] = MethodType(value.__func__, stand_in) if own else value
+    state.pop("_compiled_call_impl", None)  # that of Module.compile would call the loss itself
+    state["distance"] = _Given(loss.distance, matrix)  # found before the module of this name
+    if getattr(loss, "swap", False):
+        state["swap"] = False
+    before = dict(state)
+    result = call(stand_in)
+    for name, value in vars(stand_in).items():  # not ``state``, in which a compiler sees no change
+        if value is not before.get(name):
+            setattr(loss, name, value)
+    return result
+
+
+def check_takes_references(loss: Loss) -> None:
+    """Raise if a supported loss takes no references.
+
+    In release 3 that is ``LiftedStructureLoss``, for it reads the negatives of both rows of a
+    positive pair.
+    """
+    if _IS_3 and isinstance(loss, losses.LiftedStructureLoss):
         raise ValueError(
             "ref_emb cannot be used with LiftedStructureLoss, which takes no references in "
             "pytorch-metric-learning 3; use GeneralizedLiftedStructureLoss"
         )
-    if loss.regularization_terms(given.embeddings):
-        raise ValueError(
-            "LiftedStructureLoss must have no embedding_regularizer in SyntheticLoss under "
-            "pytorch-metric-learning 3: it would see the synthetic rows; add its term yourself"
-        )
-    return given.ref_emb, given.ref_labels, given.indices_tuple
 
 
 def fill_empty(terms: dict[str, Any], zero: Tensor) -> dict[str, Any]:

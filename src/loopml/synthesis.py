@@ -13,7 +13,7 @@ from loopml.batch import Batch, full_precision
 from loopml.curves import Curve
 from loopml.geometry.lengths import distance_between
 from loopml.geometry.transplant import onto_sphere_at_distance
-from loopml.measure import Negatives, measure
+from loopml.measure import Negatives, measure, measure_distance
 from loopml.pairing import Pairing, pair_up
 from loopml.points import Points, nearest, points_of
 from loopml.spaces import DOT_PRODUCT, SPHERE, Space
@@ -49,27 +49,46 @@ class Synthesizer:
     def _record(self, points: Points, tuples: Tuples, weights: Tensor, distance: Tensor) -> None:
         """Keep the stats of these tuples, where the synthesizer collects any."""
 
+    def _hardest(self, space: Space, batch: Batch) -> tuple[Curve, Points, Tuples]:
+        """The kind of curves, the points that they join, and the tuples that are hardest."""
+        kind = self.curve_in(space)
+        points = points_of(space, kind, batch)
+        near = points.nearness(batch, similarity=space is DOT_PRODUCT)
+        pairing = pair_up(self.pairing, batch, near)
+        return kind, points, choose(kind, points, pairing, self.num_negatives)
+
+    def _measured(self, space: Space, batch: Batch) -> tuple[Tuples, Tensor]:
+        """The hardest tuples, and how near the curves of ``tuples.negatives`` come: (u,).
+
+        That is their distance, or the product of their nearest points under a dot product.
+        """
+        kind, points, tuples = self._hardest(space, batch)
+        if space is DOT_PRODUCT:
+            weights, point_p, point_q, distance = measure(kind, points, tuples.negatives)
+            nearness = (point_p * point_q).sum(1)
+        else:
+            weights, distance = measure_distance(kind, points, tuples.negatives)
+            nearness = distance
+        self._record(points, tuples, weights, distance)
+        return tuples, nearness
+
     def _synthesize(self, space: Space, batch: Batch, dtype: torch.dtype) -> SyntheticBatch:
         """The batch, in ``dtype``, with the synthetic negatives that are hardest in ``space``."""
-        kind = self.curve_in(space)
         with full_precision(batch.embeddings):
-            points = points_of(space, kind, batch)
-            near = points.nearness(batch, similarity=space is DOT_PRODUCT)
-            pairing = pair_up(self.pairing, batch, near)
-            tuples = choose(kind, points, pairing, self.num_negatives)
-            measured = measure(kind, points, tuples.negatives)
-            self._record(points, tuples, measured.weights, measured.distance)
+            kind, points, tuples = self._hardest(space, batch)
+            weights, point_p, point_q, distance = measure(kind, points, tuples.negatives)
+            self._record(points, tuples, weights, distance)
             anchor = points.seen.unit.index_select(0, tuples.anchor)
-            z_p, z_n = (z.index_select(0, tuples.which) for z in measured[1:3])
-            # Points inside the sphere cannot be rotated onto it.
+            z_p, z_n = (z.index_select(0, tuples.which) for z in (point_p, point_q))
             inside = space is SPHERE and not kind.on_sphere
+            # Points inside the sphere cannot be rotated onto it.
             transplant = onto_sphere_at_distance if inside else space.transplant
             synthetic = transplant(anchor, z_p, z_n)
             if space is not DOT_PRODUCT:
                 # Where curves touch the negative is the anchor, to the last bit also after the
                 # loss has normalised both. At a distance of 0 there is no gradient, at one of
                 # rounding there is a full one.
-                touch = (measured.distance == 0).index_select(0, tuples.which).unsqueeze(1)
+                touch = (distance == 0).index_select(0, tuples.which).unsqueeze(1)
                 same = batch.embeddings.index_select(0, tuples.anchor)
                 synthetic = torch.where(touch, same, synthetic)
         embeddings, others = batch.embeddings.to(dtype), batch.labels_of_others()

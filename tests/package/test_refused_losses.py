@@ -77,13 +77,6 @@ def test_other_losses_are_rejected(name: str, synthesizer: Callable[[], object])
     assert len(str(error.value)) > len(name) + 40  # a sentence, not a bare name
 
 
-def test_swap_is_rejected() -> None:
-    """swap=True reads mat[positive, negative], which no transplant can serve."""
-    with pytest.raises(ValueError, match="swap") as error:
-        SyntheticLoss(losses.TripletMarginLoss(swap=True), LoOpMiner())
-    assert "TripletMarginLoss" in str(error.value)
-
-
 @pytest.mark.parametrize("distance", [SNRDistance(), LpDistance(p=1), LpDistance(p=3)])
 def test_other_distances_are_rejected(distance: BaseDistance) -> None:
     """Neither SNR nor Lp with p other than 2 has the geometry."""

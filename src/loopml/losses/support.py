@@ -8,8 +8,8 @@ from types import MappingProxyType
 from loopml._checks import kind_of
 from loopml.host import loss_named
 
-# Each reads its tuples as entries (anchor, row) of a distance matrix, so that a synthetic row of
-# ref_emb stands for a curve. Subclasses may read them otherwise and are not taken on trust.
+# Each reads its tuples as entries (anchor, column) of the matrix that its distance returns, so that
+# an entry stands for two curves. Subclasses may read them otherwise and are not taken on trust.
 SUPPORTED: frozenset[type] = frozenset(
     loss_named(name)
     for name in (
@@ -34,7 +34,7 @@ _RANKS = "it ranks whole rows of the batch and would silently ignore the triplet
 
 REJECTED: Mapping[str, str] = MappingProxyType(
     {
-        "AngularLoss": "it measures angles at the positives, where a carried-over negative is not",
+        "AngularLoss": "it takes negatives from labels and reads rows in the place of distances",
         "ArcFaceLoss": _WEIGHTS,
         "BaseLossWrapper": _WRAPPER,
         "BaseMetricLossFunction": "it is the base class and computes nothing",
@@ -42,7 +42,7 @@ REJECTED: Mapping[str, str] = MappingProxyType(
         "CrossBatchMemory": _WRAPPER,
         "FastAPLoss": _RANKS,
         "GenericPairLoss": "it is the base class and computes nothing",
-        "HistogramLoss": "it compares histograms of all distances, in which one entry says little",
+        "HistogramLoss": "it has no bin for a similarity of 1, which is that of curves that touch",
         "InstanceLoss": _WEIGHTS,
         "LargeMarginSoftmaxLoss": _WEIGHTS,
         "ManifoldLoss": "it compares embeddings with proxies by a random walk and takes no tuples",
@@ -56,13 +56,14 @@ REJECTED: Mapping[str, str] = MappingProxyType(
         "ProxyNCALoss": _WEIGHTS,
         "RankedListLoss": _RANKS,
         "SelfSupervisedLoss": _WRAPPER,
-        "SignalToNoiseRatioContrastiveLoss": "its distance is no function of Euclidean distance",
+        "SignalToNoiseRatioContrastiveLoss": "its distance is no function of Euclidean distance, "
+        "and the nearest points of two curves are not known under it",
         "SmoothAPLoss": _RANKS,
         "SoftTripleLoss": _WEIGHTS,
         "SphereFaceLoss": _WEIGHTS,
         "SubCenterArcFaceLoss": _WEIGHTS,
-        "ThresholdConsistentMarginLoss": "it indexes the batch with its tuples, so a synthetic row "
-        "of ref_emb would be out of range",
+        "ThresholdConsistentMarginLoss": "it reads rows in the place of distances, and a synthetic "
+        "negative is no row",
         "VICRegLoss": "it takes no tuples",
     }
 )
@@ -74,12 +75,6 @@ def check_supported(loss: object) -> None:
     if isinstance(loss, type):
         raise TypeError(f"loss must be a loss of pytorch_metric_learning, got {kind_of(loss)}")
     if type(loss) in SUPPORTED:
-        if getattr(loss, "swap", False):
-            raise ValueError(
-                "loss must be a supported tuple loss, got TripletMarginLoss(swap=True): "
-                "a negative carried over to its anchor has no meaningful distance to the positive; "
-                "use swap=False"
-            )
         return
     supported = ", ".join(sorted(kind.__name__ for kind in SUPPORTED))
     reason = REJECTED.get(name)
