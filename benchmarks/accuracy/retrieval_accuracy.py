@@ -9,6 +9,7 @@ root of the repository, five minutes:
 
 from __future__ import annotations
 
+import argparse
 import resource
 import time
 
@@ -24,6 +25,9 @@ ROWS, DIM, CLASSES, NEIGHBOURS, ASKED = 60_502, 512, 11_316, 8, 2_048
 
 def main() -> None:
     """Print the figures."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
