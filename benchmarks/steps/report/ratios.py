@@ -45,9 +45,12 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def ratios(ratio: Ratio, found: Iterable[Comparison]) -> list[float]:
-    """Of the comparisons that have both."""
-    pairs = [(c[ratio.case], c[ratio.over]) for c in found if {*ratio} <= c.keys()]
-    return [case.amount / over.amount for case, over in pairs if over.amount > 0]
+    """Of the comparisons that have both.
+
+    A step that fits into the memory which a process keeps from its start has a peak of 0.
+    """
+    pairs = [(c[ratio.case].amount, c[ratio.over].amount) for c in found if {*ratio} <= c.keys()]
+    return [case / over for case, over in pairs if min(case, over) > 0]
 
 
 def mean_ratio(ratio: Ratio, found: Iterable[Comparison]) -> float:

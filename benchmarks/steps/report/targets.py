@@ -1,7 +1,7 @@
 """What we want to reach, and whether we do.
 
 Targets are the rows of `targets.csv`: a part of the results, what is measured, a case, the
-yardstick it is divided by (none: the amount itself, in MB), and the largest mean that is good
+yardstick it is divided by (none: the amount itself), and the largest mean that is good
 enough. It is over the settings with that batch and, where they are given, that many rows of a class
 and references.
 """
@@ -16,6 +16,7 @@ from benchmarks.steps.report.ratios import Ratio, geometric_mean, mean_ratio, wh
 from benchmarks.steps.results import Row, comparisons
 
 OF_SETTING = ("batch", "per_class", "references")
+UNITS = {"time": "ms", "memory": "MB"}
 MET, MISSED = "met", "**missed**"
 
 
@@ -40,14 +41,15 @@ def targets_section(rows: Sequence[Row], targets: Sequence[Mapping[str, str]]) -
         batch = target["batch"]
         if target["references"]:
             batch += f" against {int(target['references']):,}, {target['per_class']} a class"
+        unit = "" if target["over"] else f" {UNITS[target['measure']]}"
         body.append(
             [
                 target["measure"],
                 code(target["case"]),
-                code(target["over"]) if target["over"] else "MB",
+                code(target["over"]) if target["over"] else "",
                 batch,
-                f"{at_most:g}",
-                number(value),
+                f"{at_most:g}{unit}",
+                f"{number(value)}{unit}",
                 MET if value <= at_most else MISSED,
             ]
         )
