@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.accuracy import conditioning, differences
+from benchmarks.provenance import RESULTS
 from benchmarks.steps import all as everything
 from benchmarks.steps import (
     cases,
@@ -317,6 +318,10 @@ def test_compile_times_are_on_the_page() -> None:
     assert "took 12 s" in text
     assert "loaded in 3 s" in text
     assert "numba 1" in text
+
+
+def test_the_page_is_what_the_committed_rows_say() -> None:
+    assert (report.DOCS / "benchmarks.md").read_text() == report.page(RESULTS, report.TARGETS)
 
 
 def test_targets_speak_of_what_is_measured() -> None:

@@ -120,7 +120,8 @@ def draw_step_times(found: Mapping[Setting, Comparison], path: Path) -> None:
             },
         )
     kind, dim = chosen[0].embeddings, chosen[0].dim
-    axes.set_title(f"{kind} embeddings in {dim} dimensions, {per_class} per class", loc="left")
+    title = f"{kind} embeddings in {dim} dimensions, {per_class} per class; dashed without numba"
+    axes.set_title(title, loc="left")
     axes.set_xticks([s.batch for s in chosen], [str(s.batch) for s in chosen])
     axes.minorticks_off()
     axes.grid(color="0.92")

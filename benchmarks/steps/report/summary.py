@@ -100,12 +100,5 @@ def of_papers(rows: Sequence[Row]) -> list[str]:
 
 def summary(rows: Sequence[Row]) -> list[str]:
     """All of it."""
-    return [
-        "## In short",
-        "",
-        *of_time(rows),
-        *of_memory(rows),
-        *of_queues(rows),
-        *of_papers(rows),
-        "",
-    ]
+    lines = [*of_time(rows), *of_memory(rows), *of_queues(rows), *of_papers(rows)]
+    return ["## In short", "", *lines, ""] if lines else []
