@@ -77,10 +77,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(name="bench-smoke")
 def bench_smoke(session: nox.Session) -> None:
-    """Each benchmark once, on its smallest batch."""
+    """Each benchmark of steps once, on its smallest batch, and their page."""
     session.install(TORCH, "-e", ".[dev]")
-    smoke = ("--suite", "smoke", "--budget", "0")
-    session.run("python", "-m", "benchmarks.steps.run", *smoke, silent=True)
+    with tempfile.TemporaryDirectory() as folder:
+        where = ("--output", folder, "--docs", folder)
+        session.run("python", "-m", "benchmarks.steps.all", "--smoke", *where, silent=True)
 
 
 @nox.session

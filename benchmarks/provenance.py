@@ -33,11 +33,20 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def commit() -> str:
-    """The commit that is measured, with "-dirty" where the files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """The commit that is measured, with "-dirty" where the code differs from it.
+
+    Results and pages may differ: a measurement writes them.
+    """
+    code = ("src", "examples", "benchmarks", ":!benchmarks/results")
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *code)
+    found = _git("describe", "--always", "--abbrev=7", "--exclude=*")
+    return f"{found}{'-dirty' if dirty else ''}" if found else "unknown"
 
 
 @cache

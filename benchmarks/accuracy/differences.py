@@ -8,6 +8,7 @@ the root of the repository, a few seconds:
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 import torch
@@ -149,6 +150,9 @@ def curves() -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Print all."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     for part in (arcs, losses, ties, curves):
         for name, effect in part():
             print(f"{name}: {effect}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,35 +16,63 @@ from torch.nn.functional import normalize
 LATENT_DIM = 16
 
 
+# Of a class in a batch that comes with references.
+PER_CLASS_BESIDE_QUEUE = 4
+# A net moves a row this far (of norm 1) between the queue and the batch.
+MOVED = 0.3
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A batch in numbers; its rows come class by class, so that consecutive rows pair up."""
+    """A batch in numbers; its rows come class by class, so that consecutive rows pair up.
+
+    With ``references``, a queue of that many rows, ``per_class`` is said of the queue; the batch
+    then has four rows of each of its first classes.
+    """
 
     batch: int
     dim: int
     per_class: int
     embeddings: str  # a key of EMBEDDINGS
-
-    def pairs(self, pairing: str) -> int:
-        """Unordered positive pairs, which are the curves of the batch."""
-        of_class = self.per_class - 1 if pairing == "all" else 1
-        return self.batch * of_class // 2
+    references: int = 0
 
     def __str__(self) -> str:
         """As a progress bar has room for it."""
-        return f"{self.embeddings} {self.batch} x {self.dim}, {self.per_class} per class"
+        against = f" against {self.references}" if self.references else ""
+        return f"{self.embeddings} {self.batch} x {self.dim}{against}, {self.per_class} per class"
 
 
 class Batch(NamedTuple):
-    """Embeddings (n, d) in float32 and labels (n,)."""
+    """Embeddings (n, d) in float32 and labels (n,), and those of the references (m, d), (m,)."""
 
     embeddings: Tensor
     labels: Tensor
+    references: Tensor | None = None
+    reference_labels: Tensor | None = None
+
+    @property
+    def queue(self) -> tuple[Tensor | None, Tensor | None]:
+        """The references as arguments of a loss."""
+        return self.references, self.reference_labels
 
     def head(self, rows: int) -> Batch:
-        """The whole classes among the first ``rows`` rows."""
-        per_class = int((self.labels == 0).sum())
-        return Batch(*(x[: rows // per_class * per_class] for x in self))
+        """The whole classes among the first ``rows`` rows.
+
+        Of references up to eight rows of a class, which all pairings join alike.
+        """
+        if self.references is None or self.reference_labels is None:
+            return Batch(*_first_classes(self.embeddings, self.labels, rows))
+        place = torch.arange(len(self.references)) % int((self.reference_labels == 0).sum())
+        few = self.references[place < 8], self.reference_labels[place < 8]
+        references, labels = _first_classes(*few, rows)
+        known = self.labels <= labels.max()
+        return Batch(self.embeddings[known], self.labels[known], references, labels)
+
+
+def _first_classes(embeddings: Tensor, labels: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    per_class = int((labels == 0).sum())
+    kept = rows // per_class * per_class
+    return embeddings[:kept], labels[:kept]
 
 
 def random(setting: Setting, generator: torch.Generator) -> Tensor:
@@ -81,7 +109,15 @@ EMBEDDINGS: Mapping[str, Callable[[Setting, torch.Generator], Tensor]] = Mapping
 
 
 def make(setting: Setting, seed: int = 0) -> Batch:
-    """The batch of a setting."""
+    """The batch of a setting; with references it is some of their rows after a few more steps."""
     generator = torch.Generator().manual_seed(seed)
-    embeddings = EMBEDDINGS[setting.embeddings](setting, generator)
-    return Batch(embeddings, torch.arange(setting.batch) // setting.per_class)
+    if not setting.references:
+        embeddings = EMBEDDINGS[setting.embeddings](setting, generator)
+        return Batch(embeddings, torch.arange(setting.batch) // setting.per_class)
+    queue = make(replace(setting, batch=setting.references, references=0), seed)
+    own = min(PER_CLASS_BESIDE_QUEUE, setting.per_class)
+    row = torch.arange(setting.batch)
+    chosen = row // own * setting.per_class + row % own
+    embeddings = normalize(queue.embeddings[chosen])
+    noise = normalize(torch.randn(embeddings.shape, generator=generator))
+    return Batch(embeddings + MOVED * noise, queue.labels[chosen], *queue[:2])

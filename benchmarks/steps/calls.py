@@ -2,7 +2,7 @@
 
     python -m benchmarks.steps.calls
 
-writes `benchmarks/results/calls.csv`, which `benchmarks/steps/report.py` puts beside the times.
+writes `benchmarks/results/calls.csv`, which the page shows.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.provenance import RESULTS, commit
+from benchmarks.provenance import RESULTS, commit_and_machine
 from benchmarks.steps.batches import Batch, Setting, make
-from benchmarks.steps.cases import CASES, Case
+from benchmarks.steps.cases import CASES, Case, run
+from benchmarks.steps.gate import step_once
+from benchmarks.steps.kernels import used
+from benchmarks.steps.suites import TABLE
 
 SETTING = Setting(batch=32, dim=128, per_class=2, embeddings="random")
 
@@ -33,14 +36,13 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def calls_of(case: Case, batch: Batch) -> tuple[int, int]:
-    """Calls of the forward and of the backward pass of one step."""
+def calls_of(case: Case, batch: Batch) -> int:
+    """Calls of one step, forward and backward."""
+    step_once(case, batch)  # what is done on first use alone is not counted
     step, leaf = case.build(batch), batch.embeddings.clone().requires_grad_()
-    with Counter() as forward:
-        loss = step(leaf, batch.labels)
-    with Counter() as backward:
-        loss.backward()
-    return forward.calls, backward.calls
+    with case.backend(), Counter() as counter:
+        run(step, leaf, batch.labels)
+    return counter.calls
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,13 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=RESULTS / "calls.csv")
     options = parser.parse_args(arguments)
-    batch = make(SETTING)
-    with options.output.open("w", newline="") as lines:
-        rows = csv.writer(lines, lineterminator="\n")
-        rows.writerow(["case", "batch", "dim", "per_class", "forward", "backward", "commit"])
-        for case in CASES.values():
-            setting = (SETTING.batch, SETTING.dim, SETTING.per_class)
-            rows.writerow([case.name, *setting, *calls_of(case, batch), commit()])
+    batch, where = make(SETTING), {"numba": used(), **commit_and_machine()}
+    rows = [
+        {"case": name, "batch": str(SETTING), "calls": calls_of(CASES[name], batch), **where}
+        for name in TABLE
+    ]
+    with options.output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""What is measured: the steps of losses, by name.
+"""What is measured: the steps of losses and of miners, by name.
 
-A case builds its step once from a batch, as a training builds its loss once; the step then maps
-embeddings and labels to a loss, and what is measured is the step and its backward.
+A case builds its step once from a batch, as a training builds its loss once. The step maps
+embeddings and labels to a loss, whose backward is measured with it, or to the indices of a miner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -17,20 +18,34 @@ from torch import Tensor
 
 from benchmarks.steps import original
 from benchmarks.steps.batches import Batch
+from benchmarks.steps.kernels import pure
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, SyntheticLoss
 
-Step = Callable[[Tensor, Tensor], Tensor]
+Found = Tensor | tuple[Tensor, ...]  # a loss, or a miner's indices
+Step = Callable[[Tensor, Tensor], Found]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A loss to measure, on batches of at most ``max_batch`` rows, beyond which memory runs out."""
+    """A step to measure, on batches of at most ``max_batch`` rows, beyond which memory runs out."""
 
     name: str
-    group: Literal["ours", "PML", "original", "floor"]
+    group: Literal["ours", "PML", "original", "one product"]
     build: Callable[[Batch], Step]
-    pairing: Literal["all", "consecutive"] = "all"
     max_batch: int = 8192
+    without_kernels: bool = False
+
+    def backend(self) -> AbstractContextManager[None]:
+        """What its step has to run under."""
+        return pure() if self.without_kernels else nullcontext()
+
+
+def run(step: Step, leaf: Tensor, labels: Tensor) -> Found:
+    """A step once: forward and, of a loss, backward."""
+    found = step(leaf, labels)
+    if isinstance(found, Tensor):
+        found.backward()
+    return found
 
 
 def fixed(step: Step) -> Callable[[Batch], Step]:
@@ -38,89 +53,89 @@ def fixed(step: Step) -> Callable[[Batch], Step]:
     return lambda batch: step
 
 
+def of(loss: losses.BaseMetricLossFunction) -> Callable[[Batch], Step]:
+    """A loss on a batch and its queue."""
+    return lambda batch: lambda x, labels: loss(x, labels, None, *batch.queue)
+
+
 def mined(loss: losses.BaseMetricLossFunction, miner: miners.BaseMiner) -> Callable[[Batch], Step]:
-    """A loss on the tuples of a miner."""
-    return fixed(lambda embeddings, labels: loss(embeddings, labels, miner(embeddings, labels)))
+    """A loss on the tuples of a miner, of a batch and its queue."""
+
+    def build(batch: Batch) -> Step:
+        queue = batch.queue
+        return lambda x, labels: loss(x, labels, miner(x, labels, *queue), *queue)
+
+    return build
 
 
-def floor(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """What every pairwise loss has to do: normalise and multiply the batch by itself."""
+def one_product(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Normalise, and multiply the batch by itself: what a training takes with every step."""
     unit = torch.nn.functional.normalize(embeddings)
     return (unit @ unit.T).sum()
-
-
-def multi_similarity_on_synthetic(batch: Batch) -> Step:
-    """The part of PML in ``SyntheticLoss``: its loss on synthetic negatives that are there already.
-
-    Real and synthetic rows want a gradient, as they do in ``SyntheticLoss``, which goes on from it.
-    """
-    loss = losses.MultiSimilarityLoss()
-    synthetic = ALL_PAIRS.synthesize(*batch)
-    references = synthetic.ref_emb.detach()
-
-    def step(embeddings: Tensor, labels: Tensor) -> Tensor:
-        leaf = references.detach().requires_grad_()  # without the gradient of the last step
-        value: Tensor = loss(
-            embeddings, labels, synthetic.indices_tuple, leaf, synthetic.ref_labels
-        )
-        return value
-
-    return step
 
 
 # Also of classes for which the default would bound the pairs.
 ALL_PAIRS = LoOpMiner(pairing="all")
 
-FLOOR = "floor"
+ONE_PRODUCT = "one product"
 BATCH_HARD = "PML triplet, BatchHardMiner"
-MULTI_SIMILARITY = "PML multi-similarity, its miner"
 ALL_TRIPLETS = "PML triplet, all triplets"
-ON_SYNTHETIC = "PML multi-similarity on synthetic rows"
+BATCH_HARD_MINER = "BatchHardMiner alone"
+MULTI_SIMILARITY_MINER = "MultiSimilarityMiner alone"
+MULTI_SIMILARITY = "PML multi-similarity"
+CONTRASTIVE = "PML contrastive"
 ORIGINAL = "original HPHN + LoOp, transcribed"
 LOOP_CONSECUTIVE = "HPHN + LoOp, consecutive"
 LOOP = "HPHN + LoOp, all pairs"
-EXPANSION = "HPHN + EE, 2 points, all pairs"
-INDEX_MINER = "PML triplet, LoOpMiner"
+LOOP_DEFAULT = "HPHN + LoOp, default pairing"
+EXPANSION = "HPHN + EE(2), all pairs"
+MINED_TRIPLET = "PML triplet, LoOpMiner"
+LOOP_MINER = "LoOpMiner alone"
 SYNTHETIC = "SyntheticLoss(multi-similarity, LoOp)"
-SYNTHETIC_TRIPLET = "SyntheticLoss(triplet, LoOp)"
 SYNTHETIC_CONTRASTIVE = "SyntheticLoss(contrastive, LoOp)"
 
 
+def without_kernels(name: str) -> str:
+    """The name of a case of ours where numba is not installed."""
+    return f"{name}, without numba"
+
+
 def registry(*cases: Case) -> Mapping[str, Case]:
-    """Cases by name."""
-    return MappingProxyType({case.name: case for case in cases})
+    """Cases by name, ours a second time without kernels."""
+    twins = (
+        replace(case, name=without_kernels(case.name), without_kernels=True)
+        for case in cases
+        if case.group == "ours"
+    )
+    return MappingProxyType({case.name: case for case in (*cases, *twins)})
 
 
 CASES = registry(
-    Case(FLOOR, "floor", fixed(floor)),
+    Case(ONE_PRODUCT, "one product", fixed(one_product)),
     Case(BATCH_HARD, "PML", mined(losses.TripletMarginLoss(), miners.BatchHardMiner())),
-    Case(
-        MULTI_SIMILARITY, "PML", mined(losses.MultiSimilarityLoss(), miners.MultiSimilarityMiner())
-    ),
     # (n, n, n) booleans, then an index per triplet.
-    Case(ALL_TRIPLETS, "PML", fixed(losses.TripletMarginLoss()), max_batch=1024),
-    Case(ON_SYNTHETIC, "PML", multi_similarity_on_synthetic, max_batch=4096),
+    Case(ALL_TRIPLETS, "PML", of(losses.TripletMarginLoss()), max_batch=1024),
+    Case(BATCH_HARD_MINER, "PML", fixed(miners.BatchHardMiner())),
+    Case(MULTI_SIMILARITY_MINER, "PML", fixed(miners.MultiSimilarityMiner())),
+    Case(MULTI_SIMILARITY, "PML", of(losses.MultiSimilarityLoss()), max_batch=4096),
+    Case(CONTRASTIVE, "PML", of(losses.ContrastiveLoss()), max_batch=4096),
     # (10, m, d) points with m of the order of n^2.
-    Case(ORIGINAL, "original", fixed(original.hphn_triplet), "consecutive", max_batch=256),
+    Case(ORIGINAL, "original", fixed(original.hphn_triplet), max_batch=256),
     Case(
         LOOP_CONSECUTIVE,
         "ours",
-        fixed(HPHNTripletLoss(synthesizer=LoOpMiner(pairing="consecutive"))),
-        "consecutive",
+        of(HPHNTripletLoss(synthesizer=LoOpMiner(pairing="consecutive"))),
     ),
-    Case(LOOP, "ours", fixed(HPHNTripletLoss(synthesizer=ALL_PAIRS))),
-    Case(
-        EXPANSION,
-        "ours",
-        fixed(HPHNTripletLoss(synthesizer=EmbeddingExpansion(2, pairing="all"))),
-    ),
-    Case(INDEX_MINER, "ours", mined(losses.TripletMarginLoss(), ALL_PAIRS)),
-    # (n, n + k) distances with k synthetic rows, several times.
+    Case(LOOP, "ours", of(HPHNTripletLoss(synthesizer=ALL_PAIRS))),
+    Case(LOOP_DEFAULT, "ours", of(HPHNTripletLoss(synthesizer=LoOpMiner()))),
+    Case(EXPANSION, "ours", of(HPHNTripletLoss(synthesizer=EmbeddingExpansion(2, pairing="all")))),
+    Case(MINED_TRIPLET, "ours", mined(losses.TripletMarginLoss(), ALL_PAIRS)),
+    Case(LOOP_MINER, "ours", fixed(ALL_PAIRS)),
+    # (n, n + k) distances with k slots for synthetic negatives.
     *(
-        Case(name, "ours", fixed(SyntheticLoss(loss, ALL_PAIRS)), max_batch=4096)
+        Case(name, "ours", of(SyntheticLoss(loss, ALL_PAIRS)), max_batch=4096)
         for name, loss in (
             (SYNTHETIC, losses.MultiSimilarityLoss()),
-            (SYNTHETIC_TRIPLET, losses.TripletMarginLoss()),
             (SYNTHETIC_CONTRASTIVE, losses.ContrastiveLoss()),
         )
     ),

@@ -8,6 +8,7 @@ of the repository, two minutes:
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -49,6 +50,9 @@ def run(module: Any, labels: Tensor) -> None:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"commit {commit()}, torch {torch.__version__}; milliseconds\n")

@@ -1,9 +1,10 @@
 """Peak memory of one step, each in a process of its own.
 
-The process builds everything, runs the case once on a tiny batch (so that what is loaded on first
-use is there), marks how much memory is resident, runs one step and reports how far the peak rose
-above the mark. Left out are thus the interpreter, torch and the batch itself; included is what
-torch's allocator asks for and returns within the step, and the gradient of the batch.
+The process builds everything, runs the case on a tiny and on a small batch (so that what is loaded
+or compiled on first use is there), marks how much memory is resident, runs one step and reports how
+far the peak rose above the mark. Left out are thus the interpreter, torch and the batch itself;
+included is what torch's allocator asks for and returns within the step, and the gradient of the
+batch.
 
 Limits: it is resident memory in pages as the operating system counts it, so differences under 1 MB
 mean nothing, and a step that fits into what the allocator kept from start-up shows as less than it
@@ -22,14 +23,15 @@ import os
 import resource
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.provenance import ROOT
-from benchmarks.steps.batches import Setting, make
-from benchmarks.steps.cases import CASES
+from benchmarks.steps.batches import PER_CLASS_BESIDE_QUEUE, Setting, make
+from benchmarks.steps.cases import CASES, run
+from benchmarks.steps.gate import step_once
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -52,20 +54,23 @@ def reset_peak() -> None:
 def peak_of_step(name: str, setting: Setting) -> float:
     """How far one step raises the peak of this process, in MB."""
     case = CASES[name]
-    tiny = make(replace(setting, batch=2 * setting.per_class))
-    case.build(tiny)(tiny.embeddings.clone().requires_grad_(), tiny.labels).backward()
+    rows, references = setting.batch, setting.references
+    whole = PER_CLASS_BESIDE_QUEUE if references else setting.per_class
+    for part in (rows // (2 * whole), 8):
+        step_once(case, make(replace(setting, batch=rows // part, references=references // part)))
     batch = make(setting)
     step, leaf = case.build(batch), batch.embeddings.clone().requires_grad_()
     gc.collect()
     reset_peak()
     before = resident_peak()
-    step(leaf, batch.labels).backward()
+    with case.backend():
+        run(step, leaf, batch.labels)
     return resident_peak() - before
 
 
 def peak_in_fresh_process(name: str, setting: Setting, threads: int) -> float:
     """The same in a process of its own."""
-    options = (setting.batch, setting.dim, setting.per_class, setting.embeddings, threads)
+    options = (*astuple(setting), threads)
     command = [sys.executable, "-m", "benchmarks.steps.memory", name, *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
@@ -81,10 +86,11 @@ def main() -> None:
     for name in ("batch", "dim", "per_class"):
         parser.add_argument(name, type=int)
     parser.add_argument("embeddings")
+    parser.add_argument("references", type=int)
     parser.add_argument("threads", type=int)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    setting = Setting(options.batch, options.dim, options.per_class, options.embeddings)
+    setting = Setting(*(getattr(options, field.name) for field in fields(Setting)))
     print(peak_of_step(options.case, setting))
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from benchmarks.provenance import now, provenance
 from benchmarks.steps.batches import Setting
-from benchmarks.steps.cases import BATCH_HARD, CASES, FLOOR
+from benchmarks.steps.kernels import used
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case in one setting: a time or a peak of memory, and its ratios to the yardsticks.
+    """One case in one setting: a time or a peak of memory.
 
     ``date`` is that of the whole comparison: rows that share it were measured together.
     """
@@ -31,26 +31,24 @@ class Row:
     torch: str
     pml: str
     loopml: str
+    numba: str  # "numba 0.68", or empty where the library ran without kernels
     threads: int
     case: str
-    group: str
     batch: int
     dim: int
     per_class: int
     embeddings: str
-    pairs: int
+    references: int
     rounds: int
     median_ms: float | None
     p20_ms: float | None
     p80_ms: float | None
     peak_mb: float | None
-    over_pml: float | None
-    over_floor: float | None
 
     @property
     def setting(self) -> Setting:
         """The batch it was measured on."""
-        return Setting(self.batch, self.dim, self.per_class, self.embeddings)
+        return Setting(*(getattr(self, field.name) for field in fields(Setting)))
 
     @property
     def amount(self) -> float:
@@ -67,15 +65,7 @@ def comparison(
     part: str, measure: str, setting: Setting, found: Mapping[str, Mapping[str, Any]], threads: int
 ) -> list[Row]:
     """The rows of cases that were measured together; ``found`` has the columns of each by name."""
-    key = "median_ms" if measure == "time" else "peak_mb"
     date = now()
-
-    def over(name: str, yardstick: str) -> float | None:
-        # A step can fit into the memory that the process keeps from its start.
-        if yardstick not in found or found[yardstick][key] <= 0:
-            return None
-        return float(found[name][key] / found[yardstick][key])
-
     unmeasured = dict.fromkeys(("median_ms", "p20_ms", "p80_ms", "peak_mb"))
     return [
         Row(
@@ -83,14 +73,11 @@ def comparison(
             measure=measure,
             date=date,
             **provenance(),
+            numba=used(),
             threads=threads,
             case=name,
-            group=CASES[name].group,
             **asdict(setting),
-            pairs=setting.pairs(CASES[name].pairing),
             **{"rounds": 1, **unmeasured, **columns},
-            over_pml=over(name, BATCH_HARD),
-            over_floor=over(name, FLOOR),
         )
         for name, columns in found.items()
     ]
@@ -111,7 +98,9 @@ def append(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file."""
+    """The rows of a file, none where it is not there."""
+    if not path.exists():
+        return []
     convert: dict[str, Callable[[str], Any]] = {
         "int": int,
         "str": str,
@@ -134,3 +123,8 @@ def comparisons(rows: Iterable[Row], part: str, measure: str) -> dict[Setting, C
                 known = {}
             found[row.setting] = {**known, row.case: row}
     return found
+
+
+def rows_of(found: Mapping[Setting, Comparison]) -> list[Row]:
+    """The rows of comparisons."""
+    return [row for comparison in found.values() for row in comparison.values()]

@@ -5,33 +5,32 @@ a comparison is timed, each loss has to have the right value on the first rows o
 and a finite gradient on all of it; a wrong one ends the run with its name. From the root of the
 repository, with `loopml` installed (extra `examples`):
 
-    python -m benchmarks.steps.run --suite targets --batch 128 --dim 512 --per-class 2
-    python -m benchmarks.steps.run --suite all --output benchmarks/results/steps.csv
-    python -m benchmarks.steps.report
+    python -m benchmarks.steps.run --suite table --batch 128 --dim 512 --per-class 2
+    python -m benchmarks.steps.run --suite table growth --output benchmarks/results/steps.csv
 
-The first prints a comparison or two, the second measures everything and appends its rows to a file
-as they come, the third makes `docs/benchmarks.md` of them. Leave the machine alone meanwhile.
+The first prints two comparisons. The second appends the rows of each to a file as it comes, and
+leaves out what the file has of this very commit, so that a run that was cut off goes on.
+`python -m benchmarks.steps.all` measures everything and makes `docs/benchmarks.md` of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Before torch reads it: what is not counted by `torch.set_num_threads` is then of one thread, too.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import torch
 from tqdm import tqdm
 
-from benchmarks.steps.batches import EMBEDDINGS, make
+from benchmarks.provenance import commit
+from benchmarks.steps.batches import Setting, make
+from benchmarks.steps.cases import BATCH_HARD
 from benchmarks.steps.gate import TOLERANCE, WrongCaseError, check
+from benchmarks.steps.kernels import used
 from benchmarks.steps.memory import peak_in_fresh_process
-from benchmarks.steps.results import Row, append, comparison
-from benchmarks.steps.suites import ALL_SUITES, Experiment
+from benchmarks.steps.results import Row, append, comparison, read
+from benchmarks.steps.suites import PLAIN, SUITES, Experiment
 from benchmarks.steps.timing import interleaved
 
 
@@ -55,13 +54,23 @@ def weighed(experiment: Experiment, threads: int) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One comparison, to read along."""
+    """One comparison, to read along; ratios are over PML's batch-hard triplet where it is there."""
     unit = "ms" if rows[0].measure == "time" else "MB"
-    lines = [f"{rows[0].setting}  ({unit}, over PML's batch-hard triplet, over the floor)"]
+    (yardstick,) = [row for row in rows if row.case == BATCH_HARD] or rows[:1]
+    lines = [f"{rows[0].part}: {rows[0].setting}  ({unit}, over {yardstick.case})"]
     for row in rows:
-        ratios = (f"{x:8.2f}" if x else " " * 8 for x in (row.over_pml, row.over_floor))
-        lines.append(f"  {row.case:40} {row.amount:10.2f} {''.join(ratios)}")
+        ratio = f"{row.amount / yardstick.amount:8.2f}" if yardstick.amount > 0 else ""
+        lines.append(f"  {row.case:56} {row.amount:10.2f} {ratio}")
     return "\n".join(lines)
+
+
+def done(path: Path | None) -> set[tuple[str, str, Setting]]:
+    """What a file has of this very code already."""
+    if path is None or commit().endswith("-dirty"):
+        return set()
+    code = commit(), used()
+    rows = [row for row in read(path) if (row.commit, row.numba) == code]
+    return {(row.part, row.measure, row.setting) for row in rows}
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -69,27 +78,28 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--suite", nargs="+", choices=ALL_SUITES, required=True)
+    parser.add_argument("--suite", nargs="+", choices=SUITES, required=True)
     parser.add_argument("--output", type=Path, help="CSV file that rows are appended to")
     parser.add_argument(
-        "--budget", type=float, default=10, help="seconds per comparison (but at least 5 rounds)"
+        "--budget", type=float, default=5, help="seconds per comparison (but at least 5 rounds)"
     )
     parser.add_argument("--threads", type=int, default=1)
     narrow = parser.add_argument_group("only the part of the suite with")
     narrow.add_argument("--batch", type=int, nargs="+")
     narrow.add_argument("--dim", type=int, nargs="+")
     narrow.add_argument("--per-class", type=int, nargs="+")
-    narrow.add_argument("--embeddings", nargs="+", choices=EMBEDDINGS)
+    narrow.add_argument("--embeddings", nargs="+", choices=PLAIN)
+    narrow.add_argument("--references", type=int, nargs="+")
     return parser.parse_args(arguments)
 
 
 def chosen(options: argparse.Namespace) -> list[Experiment]:
     """The experiments of the command line."""
-    names = ("batch", "dim", "per_class", "embeddings")
+    names = ("batch", "dim", "per_class", "embeddings", "references")
     return [
         experiment
         for suite in options.suite
-        for experiment in ALL_SUITES[suite]
+        for experiment in SUITES[suite]
         if all(
             getattr(options, name) is None
             or getattr(experiment.setting, name) in getattr(options, name)
@@ -102,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; 1 where a case is wrong."""
     options = options_of(arguments)
     torch.set_num_threads(options.threads)
-    experiments = tqdm(chosen(options), unit="comparison", disable=None)
+    known = done(options.output)
+    left = [e for e in chosen(options) if (e.part, e.measure, e.setting) not in known]
+    experiments = tqdm(left, unit="comparison", disable=None)
     for experiment in experiments:
         experiments.set_postfix_str(f"{experiment.part}: {experiment.setting}")
         try:

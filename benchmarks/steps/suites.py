@@ -1,32 +1,57 @@
-"""Which cases are measured on which batches, and what each part of the report is made of."""
+"""Which cases are measured on which batches, and what each section of the page is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 
 from benchmarks.steps import cases
-from benchmarks.steps.batches import EMBEDDINGS, Setting
-from benchmarks.steps.cases import CASES, Case
+from benchmarks.steps.batches import Setting
+from benchmarks.steps.cases import CASES, Case, without_kernels
 
-DIMS = (64, 128, 512)
-BATCHES = tuple(2**k for k in range(5, 14))  # 32 to 8192
-YARDSTICKS = (cases.FLOOR, cases.BATCH_HARD)
-TARGETS = (
+PLAIN = ("random", "clustered")
+YARDSTICKS = (cases.ONE_PRODUCT, cases.BATCH_HARD)
+HPHN = (cases.LOOP_CONSECUTIVE, cases.LOOP, cases.EXPANSION)
+
+
+def both(names: Iterable[str]) -> tuple[str, ...]:
+    """Cases of ours with and without kernels."""
+    return tuple(twin for name in names for twin in (name, without_kernels(name)))
+
+
+TABLE = (
     *YARDSTICKS,
-    cases.LOOP_CONSECUTIVE,
-    cases.LOOP,
-    cases.EXPANSION,
-    cases.INDEX_MINER,
-    cases.SYNTHETIC,
-    cases.ON_SYNTHETIC,
+    cases.BATCH_HARD_MINER,
+    cases.MULTI_SIMILARITY_MINER,
+    cases.MULTI_SIMILARITY,
+    cases.CONTRASTIVE,
+    *both(
+        (
+            *HPHN,
+            cases.MINED_TRIPLET,
+            cases.LOOP_MINER,
+            cases.SYNTHETIC,
+            cases.SYNTHETIC_CONTRASTIVE,
+        )
+    ),
 )
-AGAINST_ORIGINAL = (*YARDSTICKS, cases.ORIGINAL, cases.LOOP_CONSECUTIVE)
-# On collapsed rows the original has no arcs left and does something else.
-ON_ANY_EMBEDDINGS = tuple(name for name in CASES if name != cases.ORIGINAL)
-IN_MEMORY = (*YARDSTICKS, cases.LOOP_CONSECUTIVE, cases.LOOP, cases.EXPANSION)
+GROWTH = (
+    *YARDSTICKS,
+    cases.ALL_TRIPLETS,
+    cases.MULTI_SIMILARITY,
+    cases.ORIGINAL,
+    *both(HPHN),
+    cases.SYNTHETIC,
+)
+PAPERS = (cases.BATCH_HARD, cases.ORIGINAL, *both((cases.LOOP_CONSECUTIVE,)))
+PLAIN_AND_SYNTHETIC = (
+    cases.MULTI_SIMILARITY,
+    cases.CONTRASTIVE,
+    *both((cases.SYNTHETIC, cases.SYNTHETIC_CONTRASTIVE)),
+)
+QUEUE = (cases.BATCH_HARD, *both((cases.LOOP_DEFAULT,)))
 
 
 @dataclass(frozen=True)
@@ -47,87 +72,65 @@ class Experiment:
 
 def grid(
     part: str,
+    measure: str,
     names: Sequence[str],
     *,
-    batch: Sequence[int],
-    dim: Sequence[int],
+    batch: Sequence[int] = (128,),
+    dim: Sequence[int] = (128,),
     per_class: Sequence[int] = (2, 4),
     embeddings: Sequence[str] = ("random",),
-    measure: str = "time",
+    references: Sequence[int] = (0,),
 ) -> tuple[Experiment, ...]:
     """An experiment on each combination."""
-    settings = product(batch, dim, per_class, embeddings)
+    settings = product(batch, dim, per_class, embeddings, references)
     return tuple(Experiment(part, measure, Setting(*s), tuple(names)) for s in settings)
 
 
-PLAIN = ("random", "clustered")
 SUITES: Mapping[str, tuple[Experiment, ...]] = MappingProxyType(
     {
-        # The ratios that the library is held to.
-        "targets": (
-            *grid("targets", TARGETS, batch=(32, 128, 512, 2048), dim=(128, 512), embeddings=PLAIN),
-            *grid("original", AGAINST_ORIGINAL, batch=(128,), dim=(512,), embeddings=PLAIN),
+        "table": grid(
+            "table", "time", TABLE, batch=(32, 128, 512, 2048), dim=(128, 512), embeddings=PLAIN
         ),
-        # How steps grow, with the batch and, in a batch of 1024, with the pairs alone.
-        "scaling": (
-            *grid("batch", tuple(CASES), batch=BATCHES, dim=(128,)),
-            *grid("pairs", TARGETS, batch=(1024,), dim=(128,), per_class=(2, 4, 8, 16)),
+        "growth": grid(
+            "growth", "time", GROWTH, batch=tuple(2**k for k in range(5, 13)), per_class=(2,)
         ),
-        # Whether it matters what the embeddings are.
-        "embeddings": grid(
-            "embeddings",
-            ON_ANY_EMBEDDINGS,
-            batch=(128, 512),
-            dim=DIMS,
-            embeddings=tuple(EMBEDDINGS),
+        "papers": (
+            *grid("papers", "time", PAPERS, dim=(128, 512), embeddings=PLAIN),
+            *grid("papers", "memory", PAPERS, dim=(128, 512), per_class=(2,)),
         ),
         "memory": (
+            *grid("memory", "memory", (*YARDSTICKS, *both(HPHN)), batch=(4096,), dim=(128, 512)),
             *grid(
                 "memory",
-                IN_MEMORY,
-                batch=(4096,),
+                "memory",
+                PLAIN_AND_SYNTHETIC,
+                batch=(2048,),
                 dim=(128, 512),
-                per_class=(2, 4, 8),
-                measure="memory",
-            ),
-            *grid(
-                "original",
-                AGAINST_ORIGINAL,
-                batch=(128, 256),
-                dim=(512,),
-                per_class=(2,),
-                measure="memory",
+                per_class=(4,),
             ),
         ),
-    }
-)
-# Every part on batches that take no time: that it runs is all that it shows.
-SMOKE = (
-    *grid("targets", TARGETS, batch=(16, 32), dim=(16,), per_class=(4,), embeddings=PLAIN),
-    *grid("original", AGAINST_ORIGINAL, batch=(16,), dim=(16,), per_class=(2,)),
-    *grid("batch", tuple(CASES), batch=(8, 16, 32), dim=(16,), per_class=(2,)),
-    *grid("pairs", TARGETS, batch=(32,), dim=(16,), per_class=(2, 4, 8)),
-    *grid(
-        "embeddings",
-        ON_ANY_EMBEDDINGS,
-        batch=(16,),
-        dim=(16,),
-        per_class=(2,),
-        embeddings=tuple(EMBEDDINGS),
-    ),
-    *grid(
-        "memory",
-        (cases.FLOOR,),
-        batch=(512,),
-        dim=(16,),
-        per_class=(2,),
-        measure="memory",
-    ),
-)
-ALL_SUITES: Mapping[str, tuple[Experiment, ...]] = MappingProxyType(
-    {
-        **SUITES,
-        "all": tuple(experiment for suite in SUITES.values() for experiment in suite),
-        "smoke": SMOKE,
+        "queue": tuple(
+            experiment
+            for measure, embeddings in (("time", PLAIN), ("memory", ("random",)))
+            for per_class, references in ((8, (8192, 16384, 32768, 65536)), (64, (65536,)))
+            for experiment in grid(
+                "queue",
+                measure,
+                QUEUE,
+                per_class=(per_class,),
+                embeddings=embeddings,
+                references=references,
+            )
+        ),
+        # Every part on batches that take no time: that it runs is all that it shows.
+        "smoke": (
+            *grid("table", "time", TABLE, batch=(16, 32), dim=(16,), per_class=(4,)),
+            *grid("growth", "time", GROWTH, batch=(8, 16), dim=(16,), per_class=(2,)),
+            *grid("papers", "time", PAPERS, batch=(16,), dim=(16,), per_class=(2,)),
+            *grid("queue", "time", QUEUE, batch=(16,), dim=(16,), per_class=(8,), references=(64,)),
+            *grid(
+                "memory", "memory", (cases.ONE_PRODUCT,), batch=(512,), dim=(16,), per_class=(2,)
+            ),
+        ),
     }
 )

@@ -11,6 +11,7 @@ A minute, from the root of the repository:
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -118,6 +119,9 @@ def batches() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     torch.set_num_threads(1)
     kept: dict[tuple[Rule, int], list[tuple[str, float, float]]] = {rule: [] for rule in RULES}
     for kind, x, labels in batches():

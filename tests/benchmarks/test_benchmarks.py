@@ -6,8 +6,8 @@ import csv
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from math import log
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,9 +16,26 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.accuracy import conditioning, differences
-from benchmarks.steps import calls, cases, figures, gate, original, report, results, run, suites
+from benchmarks.provenance import RESULTS
+from benchmarks.steps import all as everything
+from benchmarks.steps import (
+    cases,
+    compilation,
+    expected,
+    gate,
+    kernels,
+    original,
+    results,
+    run,
+    suites,
+)
 from benchmarks.steps.batches import EMBEDDINGS, Batch, Setting, make
 from benchmarks.steps.cases import CASES, Case
+from benchmarks.steps.report import __main__ as report
+from benchmarks.steps.report import figure, ratios
+from benchmarks.steps.report.accuracy import accuracy_section
+from benchmarks.steps.report.calls import compilation_section, lines_of
+from benchmarks.steps.report.targets import OF_SETTING
 from loopml import geometry
 
 KINDS = tuple(EMBEDDINGS)
@@ -26,10 +43,11 @@ KINDS = tuple(EMBEDDINGS)
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a smoke run."""
-    path = tmp_path_factory.mktemp("benchmarks") / "smoke.csv"
-    assert run.main(["--suite", "smoke", "--budget", "0", "--output", str(path)]) == 0
-    return path
+    """The folder of a smoke run."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    where = ["--output", str(folder), "--docs", str(folder)]
+    assert everything.main(["--smoke", *where]) == 0
+    return folder
 
 
 def spoilt(case: Case, spoil: Callable[[Tensor, Tensor], Tensor]) -> Case:
@@ -52,17 +70,59 @@ def test_batches_are_the_same_each_time_and_pair_up(kind: str) -> None:
     assert torch.equal(batch.embeddings, again.embeddings)
     assert batch.embeddings.shape == (32, 16)
     assert torch.equal(batch.labels[0::2], batch.labels[1::2])
-    assert setting.pairs("consecutive") == 16
-    assert setting.pairs("all") == len(gate.Truth(batch).pairs("all")[0]) == 48
 
 
 def test_collapsed_rows_are_near_one_point_and_clustered_ones_near_their_class() -> None:
     collapsed = normalize(make(Setting(64, 32, 2, "collapsed")).embeddings)
     assert torch.cdist(collapsed, collapsed).max() <= 2e-3
-    truth = gate.Truth(make(Setting(512, 64, 2, "clustered")))
+    truth = expected.Truth(make(Setting(512, 64, 2, "clustered")))
     nearest = truth.distances.fill_diagonal_(9).argmin(1)
     strangers = (truth.labels[nearest] != truth.labels).double().mean()
     assert 0.05 < strangers < 0.2
+
+
+def test_a_batch_beside_a_queue_has_its_classes_and_lies_near_their_rows() -> None:
+    batch = make(Setting(32, 128, 64, "clustered", references=1024))
+    rows, labels = batch.queue
+    assert rows is not None
+    assert labels is not None
+    assert (len(batch.labels), len(rows)) == (32, 1024)
+    assert torch.equal(batch.labels.unique(return_counts=True)[1], torch.full((8,), 4))
+    distances = torch.cdist(normalize(batch.embeddings), normalize(rows))
+    assert torch.equal(labels[distances.argmin(1)], batch.labels)
+    head = batch.head(64)
+    assert head.reference_labels is not None
+    assert torch.equal(head.reference_labels.unique(return_counts=True)[1], torch.full((8,), 8))
+    assert torch.equal(head.labels, batch.labels)
+
+
+# --- with and without kernels ------------------------------------------------------------------
+
+
+def test_pure_takes_the_kernels_away_and_gives_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seam = ModuleType("seam")
+    seam.kernels = lambda: seam  # type: ignore[attr-defined]
+    monkeypatch.setattr(kernels, "_seam", lambda: seam)
+    seen = []
+
+    def step(embeddings: Tensor, labels: Tensor) -> Tensor:
+        seen.append(seam.kernels() is None)
+        return embeddings.sum()
+
+    case = Case("a", "ours", cases.fixed(step))
+    twins = cases.registry(case)
+    for name in ("a", cases.without_kernels("a")):
+        gate.step_once(twins[name], make(Setting(8, 4, 2, "random")))
+    assert seen == [False, True]
+    assert seam.kernels() is seam
+
+
+def test_pure_is_what_the_library_asks() -> None:
+    """Where the library has kernels, it gets none under `pure`."""
+    seam = kernels._seam()
+    with kernels.pure():
+        assert kernels.used() == ""
+        assert seam is None or seam.kernels() is None
 
 
 # --- the gate ----------------------------------------------------------------------------------
@@ -70,17 +130,53 @@ def test_collapsed_rows_are_near_one_point_and_clustered_ones_near_their_class()
 
 def test_every_loss_of_ours_has_an_expected_value() -> None:
     ours = {name for name, case in CASES.items() if case.group in ("ours", "original")}
-    assert ours <= set(gate.EXPECTED) <= set(CASES)
+    assert ours <= set(expected.EXPECTED) <= set(CASES)
 
 
-@pytest.mark.parametrize("name", gate.EXPECTED)
-@pytest.mark.parametrize("per_class", [2, 4])
-def test_gate_passes_the_right_value_and_stops_a_wrong_one(name: str, per_class: int) -> None:
-    batch, tolerance = make(Setting(32, 16, per_class, "random")), gate.TOLERANCE["random"]
+def check(name: str, setting: Setting) -> None:
+    """The right step passes and one that is off by a little does not."""
+    batch, tolerance = make(setting), gate.TOLERANCE[setting.embeddings]
     gate.check([CASES[name]], batch, tolerance)
-    wrong = spoilt(CASES[name], lambda loss, embeddings: 1.01 * loss)
+    if name.startswith(cases.LOOP_MINER):
+        wrong = reversed_negatives(CASES[name])
+    else:
+        wrong = spoilt(CASES[name], lambda loss, embeddings: 1.01 * loss)
     with pytest.raises(gate.WrongCaseError, match="the loss is"):
         gate.check([wrong], batch, tolerance)
+
+
+def reversed_negatives(case: Case) -> Case:
+    """A miner that gives each pair the negative of another."""
+
+    def build(batch: Batch) -> cases.Step:
+        step = case.build(batch)
+
+        def mine(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+            anchor, positive, negative = step(embeddings, labels)
+            return anchor, positive, negative.flip(0)
+
+        return mine
+
+    return replace(case, build=build)
+
+
+@pytest.mark.parametrize("name", expected.EXPECTED)
+@pytest.mark.parametrize("per_class", [2, 4])
+def test_gate_passes_the_right_value_and_stops_a_wrong_one(name: str, per_class: int) -> None:
+    check(name, Setting(32, 16, per_class, "random"))
+
+
+@pytest.mark.parametrize("kind", suites.PLAIN)
+@pytest.mark.parametrize("per_class", [8, 64])
+def test_gate_knows_the_value_against_a_queue(kind: str, per_class: int) -> None:
+    check(cases.LOOP_DEFAULT, Setting(32, 16, per_class, kind, references=1024))
+
+
+def test_a_miner_without_tuples_is_not_timed() -> None:
+    nothing = (torch.empty(0, dtype=torch.long),) * 3
+    wrong = replace(CASES[cases.BATCH_HARD_MINER], build=cases.fixed(lambda x, labels: nothing))
+    with pytest.raises(gate.WrongCaseError, match="no tuples"):
+        gate.check([wrong], make(Setting(32, 16, 2, "random")), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +198,7 @@ def test_a_wrong_case_is_named_and_nothing_is_timed(
     monkeypatch.setattr(suites, "CASES", {**CASES, cases.LOOP: wrong})
     path = tmp_path / "out.csv"
     options = ["--batch", "32", "--dim", "128", "--per-class", "2", "--embeddings", "random"]
-    assert run.main(["--suite", "targets", *options, "--output", str(path)]) == 1
+    assert run.main(["--suite", "table", *options, "--output", str(path)]) == 1
     error = capsys.readouterr().err
     assert cases.LOOP in error
     assert message in error
@@ -116,9 +212,11 @@ def test_the_full_batch_must_have_a_finite_gradient_too(monkeypatch: pytest.Monk
         return loss + (0 * embeddings[24:]).square().sum().sqrt()
 
     monkeypatch.setattr(gate, "ROWS", 16)
-    monkeypatch.setattr(suites, "CASES", {**CASES, cases.FLOOR: spoilt(CASES[cases.FLOOR], spoil)})
-    experiment = suites.Experiment("", "time", Setting(32, 16, 2, "random"), (cases.FLOOR,))
-    with pytest.raises(gate.WrongCaseError, match="floor: the gradient is not finite"):
+    monkeypatch.setattr(
+        suites, "CASES", {**CASES, cases.ONE_PRODUCT: spoilt(CASES[cases.ONE_PRODUCT], spoil)}
+    )
+    experiment = suites.Experiment("", "time", Setting(32, 16, 2, "random"), (cases.ONE_PRODUCT,))
+    with pytest.raises(gate.WrongCaseError, match="one product: the gradient is not finite"):
         run.timed(experiment, 0, 1)
 
 
@@ -127,89 +225,147 @@ def test_the_full_batch_must_have_a_finite_gradient_too(monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_smoke_measures_every_case_in_every_part(smoke: Path) -> None:
-    rows = results.read(smoke)
+    rows = results.read(smoke / "steps.csv")
     assert {row.case for row in rows} == set(CASES)
-    assert {row.part for row in rows} == {e.part for e in suites.ALL_SUITES["all"]}
-    assert len(rows) == sum(len(e.names) for e in suites.SMOKE)
+    assert {row.part for row in rows} == set(everything.SUITES)
+    assert len(rows) == sum(len(e.names) for e in suites.SUITES["smoke"])
     for row in rows:
         assert row.amount > 0
         assert row.commit
+        assert row.numba == kernels.used()
         if row.measure == "time":
             assert row.rounds == 5
             assert row.p20_ms <= row.median_ms <= row.p80_ms
-        if row.case == cases.FLOOR:
-            assert row.over_floor == 1
 
 
-def test_a_case_is_left_out_of_batches_too_large_for_it() -> None:
-    for experiment in suites.ALL_SUITES["all"]:
-        assert all(case.max_batch >= experiment.setting.batch for case in experiment.cases)
-        assert {case.name for case in experiment.cases} >= set(suites.YARDSTICKS)
+def test_a_suite_holds_its_parts_and_leaves_out_cases_that_are_too_large() -> None:
+    assert {*everything.SUITES, "smoke"} == set(suites.SUITES)
+    for name in everything.SUITES:
+        for experiment in suites.SUITES[name]:
+            assert experiment.part == name
+            assert all(case.max_batch >= experiment.setting.batch for case in experiment.cases)
+            assert len(experiment.cases) > 1
+
+
+def test_a_run_goes_on_where_it_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "steps.csv"
+    options = ["--suite", "smoke", "--batch", "512", "--output", str(path)]
+    monkeypatch.setattr(run, "peak_in_fresh_process", lambda *arguments: 1.0)
+    monkeypatch.setattr(run, "commit", lambda: results.provenance()["commit"])
+    monkeypatch.setitem(results.provenance(), "commit", "abc")
+    for _ in range(2):
+        assert run.main(options) == 0
+    assert len(results.read(path)) == 1
+    everything.keep_own(path)
+    assert len(results.read(path)) == 1
+    monkeypatch.setattr(run, "commit", lambda: "another")
+    assert run.main(options) == 0
+    assert len(results.read(path)) == 2
+    everything.keep_own(path)
+    assert results.read(path) == []
 
 
 @pytest.mark.slow
-def test_report_has_all_sections_the_figure_and_the_missed_target(
+def test_page_has_all_sections_the_figure_and_the_missed_target(
     smoke: Path, tmp_path: Path
 ) -> None:
     targets = tmp_path / "targets.csv"
     with targets.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["part", "measure", "case", "over", "batch", "at_most"])
+        writer.writerow(
+            ["part", "measure", "case", "over", "batch", "per_class", "references", "at_most"]
+        )
         for at_most in (0, 1e9):
-            writer.writerow(["targets", "time", cases.LOOP, cases.FLOOR, 16, at_most])
-        writer.writerow(["targets", "time", cases.LOOP, cases.FLOOR, 2048, 1])  # not measured
-    page, counted = tmp_path / "page.md", tmp_path / "calls.csv"
-    calls.main(["--output", str(counted)])
-    options = {
-        "--calls": counted,
-        "--input": smoke,
-        "--output": page,
-        "--targets": targets,
-        "--conditioning": tmp_path / "not there",
-        "--figures": tmp_path,
-    }
-    report.main([str(x) for option in options.items() for x in option])
-    text = page.read_text()
-    for heading in ("Targets", "Steps", "The papers", "Calls", "Growth", "Every step", "Memory"):
-        assert f"\n## {heading}" in text
-    assert "1 of 2 are missed" in text
+            writer.writerow(["table", "time", cases.LOOP, cases.ONE_PRODUCT, 16, "", "", at_most])
+        writer.writerow(["queue", "time", cases.LOOP_DEFAULT, "", 16, 8, 64, 1e9])
+        writer.writerow(["queue", "time", cases.LOOP_DEFAULT, "", 16, 8, 65536, 1])  # not measured
+    report.main(["--results", str(smoke), "--docs", str(tmp_path), "--targets", str(targets)])
+    text = (tmp_path / "benchmarks.md").read_text()
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert [h for h in headings if h != "Compilation"] == [
+        "In short",
+        "Growth",
+        "Time",
+        "Memory",
+        "Queues",
+        "The papers' algorithm",
+        "Calls of operators",
+        "Accuracy where curves nearly touch",
+        "Targets",
+    ]
+    assert ("Compilation" in headings) == bool(kernels.used())
+    assert "1 of 3 are missed" in text
     assert text.count("**missed**") == 1
     assert "nan" not in text.lower()
-    assert (tmp_path / "step_time.png").stat().st_size > 10_000
+    assert (tmp_path / "figures" / "step_time.png").stat().st_size > 10_000
+
+
+def test_compile_time_is_the_first_use_less_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a fresh process with an empty cache, then in one that finds it filled."""
+    taken = {case: iter([5.0, 2.0]) for case in compilation.TIMED}
+    monkeypatch.setattr(compilation, "step", lambda case: next(taken.get(case.name, iter([9.0]))))
+    assert compilation.seconds_of_first_use() == 3 * len(taken)
+
+
+def test_compile_times_are_on_the_page() -> None:
+    row = {"numba": "numba 1", "commit": "abc", "machine": "here"}
+    rows = [
+        {"cache": cache, "seconds": s, **row} for cache, s in (("empty", "12"), ("filled", "3"))
+    ]
+    text = " ".join(compilation_section(rows))
+    assert "took 12 s" in text
+    assert "loaded in 3 s" in text
+    assert "numba 1" in text
+
+
+def test_the_page_is_what_the_committed_rows_say() -> None:
+    assert (report.DOCS / "benchmarks.md").read_text() == report.page(RESULTS, report.TARGETS)
+
+
+def test_targets_speak_of_what_is_measured() -> None:
+    """Each has an experiment, so that none goes unseen."""
+    for target in lines_of(report.TARGETS):
+        experiments = [
+            e
+            for e in suites.SUITES[target["part"]]
+            if e.measure == target["measure"]
+            and all(
+                int(target[name] or getattr(e.setting, name)) == getattr(e.setting, name)
+                for name in OF_SETTING
+            )
+        ]
+        assert experiments, target
+        for name in filter(None, (target["case"], target["over"])):
+            assert all(name in e.names for e in experiments) or target["part"] == "memory", target
+            assert any(name in e.names for e in experiments), target
 
 
 def row_at(batch: int, milliseconds: float, date: str = "today") -> results.Row:
     """A time of LoOp, with the rest left empty."""
     values = dict.fromkeys(results.Row.__dataclass_fields__)
     known = {
-        "part": "batch",
+        "part": "growth",
         "measure": "time",
         "date": date,
         "case": cases.LOOP,
         "batch": batch,
-        "pairs": batch // 2,
         "median_ms": milliseconds,
     }
     return results.Row(**{**values, **known})
 
 
-def test_growth_is_the_exponent_of_the_upper_half() -> None:
-    rows = [row_at(n, max(1.0, n**2 / 512**2)) for n in (32, 64, 128, 512, 1024, 2048)]
-    found = results.comparisons(rows, "batch", "time").values()
-    assert report.growth(found, cases.LOOP) == "2.00 (256 to 1024)"
-
-
 def test_the_last_comparison_counts() -> None:
     rows = [row_at(32, 1.0, "monday"), row_at(64, 2.0, "monday"), row_at(32, 3.0, "tuesday")]
-    found = results.comparisons(rows, "batch", "time").values()
+    found = results.comparisons(rows, "growth", "time").values()
     assert sorted(comparison[cases.LOOP].amount for comparison in found) == [2, 3]
 
 
 def test_labels_are_spread_no_further_than_they_must() -> None:
-    assert figures.spread([0.0, 1.0, 0.5], 0.2) == [0.0, 1.0, 0.5]
-    np.testing.assert_allclose(figures.spread([0.5, 0.5, 0.5, 5.0], 0.2), [0.3, 0.5, 0.7, 5.0])
-    assert report.geometric_mean([2, 8]) == pytest.approx(4)
-    assert report.fit([1, 2, 4], [3, 12, 48]) == pytest.approx(log(4) / log(2))
+    assert figure.spread([0.0, 1.0, 0.5], 0.2) == [0.0, 1.0, 0.5]
+    np.testing.assert_allclose(figure.spread([0.5, 0.5, 0.5, 5.0], 0.2), [0.3, 0.5, 0.7, 5.0])
+    assert ratios.geometric_mean([2, 8]) == pytest.approx(4)
 
 
 # --- the original, and accuracy ----------------------------------------------------------------
@@ -258,7 +414,7 @@ def test_conditioning_draws_what_it_measured(
     assert len(rows) == 2 * 2 * sum(len(methods) for methods in conditioning.METHODS.values())
     assert all(float(row["largest_error"]) < 1e-6 for row in rows if row["separation"] == "1")
     assert figure.stat().st_size > 10_000
-    assert "Accuracy" in "".join(report.conditioning_section(table, "figure.png"))
+    assert "Accuracy" in "".join(accuracy_section(rows, "figure.png"))
 
 
 # --- differences from the papers' code ----------------------------------------------------------

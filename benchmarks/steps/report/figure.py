@@ -9,27 +9,31 @@ from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks.steps import cases
-
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.steps import cases
 from benchmarks.steps.batches import Setting
 from benchmarks.steps.results import Comparison
 
-# Okabe-Ito, told apart by any eye; what is not ours in grey.
-STYLES: Mapping[str, dict[str, Any]] = {
-    cases.FLOOR: {"color": "0.65", "linestyle": ":"},
+GREYS: Mapping[str, dict[str, Any]] = {
+    cases.ONE_PRODUCT: {"color": "0.65", "linestyle": ":"},
     cases.BATCH_HARD: {"color": "0.35", "linestyle": "-"},
     cases.MULTI_SIMILARITY: {"color": "0.5", "linestyle": "--"},
     cases.ALL_TRIPLETS: {"color": "0.5", "linestyle": "-."},
     cases.ORIGINAL: {"color": "0.2", "linestyle": (0, (1, 1))},
-    cases.LOOP_CONSECUTIVE: {"color": "#0072B2"},
-    cases.LOOP: {"color": "#D55E00"},
-    cases.EXPANSION: {"color": "#009E73"},
-    cases.INDEX_MINER: {"color": "#CC79A7"},
-    cases.SYNTHETIC: {"color": "#E69F00"},
+}
+# Okabe-Ito, told apart by any eye.
+COLORS: Mapping[str, str] = {
+    cases.LOOP_CONSECUTIVE: "#0072B2",
+    cases.LOOP: "#D55E00",
+    cases.EXPANSION: "#009E73",
+    cases.SYNTHETIC: "#E69F00",
+}
+STYLES: Mapping[str, dict[str, Any]] = {
+    **GREYS,
+    **{name: {"color": color} for name, color in COLORS.items()},
 }
 
 
@@ -61,6 +65,15 @@ def draw_step_times(found: Mapping[Setting, Comparison], path: Path) -> None:
     chosen = sorted((s for s in found if s.per_class == per_class), key=lambda s: s.batch)
     last = chosen[-1].batch
     figure, axes = plt.subplots(figsize=(9.6, 6), dpi=150)
+    for name, color in COLORS.items():
+        pure = [c[twin] for s in chosen if (twin := cases.without_kernels(name)) in (c := found[s])]
+        axes.plot(
+            [row.batch for row in pure],
+            [row.amount for row in pure],
+            color=color,
+            linestyle=(0, (5, 2)),
+            linewidth=1,
+        )
     axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="ms per step, forward and backward")
     ends = []
     for name, style in STYLES.items():
@@ -107,7 +120,8 @@ def draw_step_times(found: Mapping[Setting, Comparison], path: Path) -> None:
             },
         )
     kind, dim = chosen[0].embeddings, chosen[0].dim
-    axes.set_title(f"{kind} embeddings in {dim} dimensions, {per_class} per class", loc="left")
+    title = f"{kind} embeddings in {dim} dimensions, {per_class} per class; dashed without numba"
+    axes.set_title(title, loc="left")
     axes.set_xticks([s.batch for s in chosen], [str(s.batch) for s in chosen])
     axes.minorticks_off()
     axes.grid(color="0.92")

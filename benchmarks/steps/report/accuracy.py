@@ -1,0 +1,38 @@
+"""Errors of distances near contact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.steps.report.markdown import table
+
+MARKS = ("1", "0.01", "0.0001", "1e-06", "1e-08")
+
+
+def accuracy_section(rows: Sequence[Mapping[str, str]], figure: str) -> list[str]:
+    """From the rows of `benchmarks/accuracy/conditioning.py`."""
+    if not rows:
+        return []
+    body: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        key = (f"{row['curve']}s", row["method"], row["dtype"])
+        body.setdefault(key, {})[row["separation"]] = f"{float(row['median_error']):.0e}"
+    first = rows[0]
+    return [
+        "## Accuracy where curves nearly touch",
+        "",
+        f"![Relative error of distances by true distance, in float32 and float64]({figure})",
+        "",
+        "Median error of the distance over the distance, against a search in extended precision on "
+        f"the same rounded inputs, {first['problems']} pairs of curves each. An error of 1 is a "
+        "distance read as 0.",
+        "",
+        table(
+            ["curves", "distance", "dtype", *(f"{mark} apart" for mark in MARKS)],
+            ([*key, *(cells.get(mark, "") for mark in MARKS)] for key, cells in body.items()),
+        ),
+        "",
+        f"`python -m benchmarks.accuracy.conditioning`; commit {first['commit']}, "
+        f"{first['date'][:10]}; {first['cpu']}, torch {first['torch']}.",
+        "",
+    ]

@@ -1,0 +1,48 @@
+"""The papers' algorithm over ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.steps.cases import LOOP_CONSECUTIVE, ORIGINAL, without_kernels
+from benchmarks.steps.report.markdown import code, number, source, table
+from benchmarks.steps.report.ratios import Ratio, geometric_mean, ratios, where
+from benchmarks.steps.results import Row, comparisons, rows_of
+
+OURS = (LOOP_CONSECUTIVE, without_kernels(LOOP_CONSECUTIVE))
+
+
+def papers_section(rows: Sequence[Row]) -> list[str]:
+    """The transcription over ours: time and memory, by dimension."""
+    body, measured = [], []
+    for measure in ("time", "memory"):
+        found = comparisons(rows, "papers", measure)
+        measured += rows_of(found)
+        for dim in sorted({s.dim for s in found}):
+            of_dim = where(found, dim=dim)
+            times = [ratios(Ratio(ORIGINAL, ours), of_dim) for ours in OURS]
+            body.append([measure, f"{dim}-d", *map(spread, times)])
+    if not body:
+        return []
+    batch = measured[0].batch
+    return [
+        "## The papers' algorithm",
+        "",
+        "The official code is for a retired framework. `benchmarks/steps/original.py` follows its "
+        "algorithm in PyTorch: every pair of pairs in all dimensions, ten candidates, autograd "
+        "through them. It leaves out the Python loops of the original, so the ratios are lower "
+        f"bounds. Theirs over {code(OURS[0])}, at batch {batch}: the geometric mean, and in "
+        "brackets the least and the greatest.",
+        "",
+        table(["", "dimensions", "theirs over ours", "over ours without numba"], body),
+        "",
+        source(measured, "papers"),
+        "",
+    ]
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean, and the range where there is one."""
+    if len(values) < 2:
+        return number(geometric_mean(values))
+    return f"{number(geometric_mean(values))} ({number(min(values))} to {number(max(values))})"
