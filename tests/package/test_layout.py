@@ -59,12 +59,14 @@ def test_imports_go_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_third_parties_stay_in_their_place(path: Path) -> None:
-    """Only torch; the host by one file, triton by one, what scores need by evaluation."""
+    """Only torch; the host by one file, triton by one, numba by one folder, faiss by evaluation."""
     allowed = {"loopml", "torch"}
     if path == ROOT / "host.py":
         allowed.add("pytorch_metric_learning")
     if path == ROOT / "ops" / "triton.py":
         allowed.add("triton")
+    if path.parent == ROOT / "ops" / "numba":
+        allowed |= {"numba", "numpy"}
     if unit_of(path) == "evaluation":
         allowed |= {"faiss", "numpy", "sklearn"}
     third_party = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names)
@@ -72,12 +74,13 @@ def test_third_parties_stay_in_their_place(path: Path) -> None:
 
 
 def test_import_loads_nothing_optional() -> None:
-    """A fresh interpreter that imports loopml has loaded neither torchvision nor triton by it."""
+    """A fresh interpreter that imports loopml has loaded no torchvision, triton or numba by it."""
     code = (
         "import sys, torch, pytorch_metric_learning.losses, pytorch_metric_learning.miners; "
         "before = set(sys.modules); import loopml; "
         "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
-        "print(sorted(new & {'torchvision', 'triton', 'faiss', 'matplotlib', 'tensorboard'}))"
+        "optional = {'torchvision', 'triton', 'numba', 'faiss', 'matplotlib', 'tensorboard'}; "
+        "print(sorted(new & optional))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

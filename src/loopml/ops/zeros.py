@@ -67,7 +67,22 @@ def nearest_with_zeros(
         return search(rows, cols)
     rows, row_zero = without_zero_ends(rows, zero, row_ends)
     cols, col_zero = without_zero_ends(cols, zero)
-    index, value = search(rows, cols)
+    return compared_with_zeros(*search(rows, cols), rows, cols, row_zero, col_zero)
+
+
+def compared_with_zeros(
+    index: Tensor, value: Tensor, rows: Pairs, cols: Pairs, row_zero: Tensor, col_zero: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The nearest columns (r, 1) that a search found, compared with zero rows.
+
+    Args:
+        index: (r, 1) columns.
+        value: (r, 1) minus the inner products with them.
+        rows: curves :func:`without_zero_ends`.
+        cols: the same for the columns.
+        row_zero: (r,) which rows had such ends.
+        col_zero: (c,) which columns had.
+    """
     any_col = _first_of_another_label(torch.ones_like(col_zero), rows, cols)
     zero_col = _first_of_another_label(col_zero, rows, cols)
     # Minus the inner product that a distance of 1 ranks as; twice that is a distance of 0.
