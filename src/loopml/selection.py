@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from loopml.compiled import kernels_for
+
 
 def largest(scores: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` highest allowed scores of each row, highest first.
@@ -43,6 +45,10 @@ def smallest_per_group(value: Tensor, group: Tensor, groups: int) -> tuple[Tenso
         (groups,) positions into ``value``, 0 where the group has no finite value (the lowest
         position wins a tie), and a (groups,) mask of the groups that have one.
     """
+    fast = kernels_for(value)
+    if fast is not None:
+        position, has = fast.smallest_per_group(value, group, groups)
+        return position, has
     e = len(value)
     least = value.new_full((groups,), torch.inf).scatter_reduce(0, group, value, "amin")
     positions = torch.arange(e, device=value.device)

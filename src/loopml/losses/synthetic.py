@@ -163,7 +163,13 @@ class SyntheticLoss(MiningLoss):
         real = distance(*rows)
         positive = tuples.positive.index_select(0, order) - batch.offset()
         triplets = (anchor, positive, column + real.shape[1])
-        return torch.cat([real, added], 1), (batch.embeddings, batch.labels, triplets, *batch[2:])
+        return torch.cat([real, added], 1), (
+            batch.embeddings,
+            batch.labels,
+            triplets,
+            batch.ref_emb,
+            batch.ref_labels,
+        )
 
 
 def _numbered(anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from loopml._types import Gram
+from loopml.compiled import kernels_for
 from loopml.ops.eager import chosen
 from loopml.pairing import every_two
 from loopml.selection import largest
@@ -56,6 +57,10 @@ def _farness(products: Tensor, squares: Tensor) -> Tensor:
     schema="(Tensor inner, Tensor square, Tensor labels) -> Tensor",
 )
 def _farthest_positives(inner: Tensor, square: Tensor, labels: Tensor) -> Tensor:
+    fast = kernels_for(inner)
+    if fast is not None:
+        farthest: Tensor = fast.farthest_positives(inner, square, labels)
+        return farthest
     n = len(labels)
     if n <= _FEW or labels.device.type != "cpu":
         positive = (labels.unsqueeze(1) == labels).fill_diagonal_(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from loopml._types import Gram, Pairs, Side
+from loopml.compiled import kernels_for
 from loopml.ops import scores
 from loopml.ops.blocks import Curves, Score, filled_up, rows_with_columns, search_all
 from loopml.ops.bounds import Bound, search_nearest
@@ -61,34 +62,62 @@ def unpacked(tensors: Sequence[Tensor]) -> tuple[Gram, Side, Side]:
 class Kind:
     """What a search has to know of a kind of curve."""
 
+    name: str  # as compiled functions know it
     row_terms: Terms
     col_terms: Terms
     score: Score
+    # The value of a score.
+    value: Callable[[Tensor], Tensor]
     # The bounds for the columns, where there are any.
     bound: Callable[[Gram, Curves], Bound] | None
     # The score of an inner product, where curves join unit vectors and zero rows.
     of_product: Callable[[Tensor], Tensor] | None = None
+    # What else compiled functions have to know.
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def _search(gram: Gram, rows: Side, cols: Side, kind: Kind, k: int) -> Found:
-    """The ``k`` highest scores of each row, as of :func:`search_all`.
+    """The ``k`` nearest columns of each row.
 
     Zero rows are looked after for k > 1; the nearest one is compared with them afterwards.
     """
-    has = rows_with_columns(rows.pairs, cols.pairs)
-    if has is not None:
-        some = Side(rows.pairs.take(has), rows.inner[has])
-        return filled_up(_search(gram, some, cols, kind, k), has, -torch.inf)
+    had_zero = None
     if k > 1 and kind.of_product is not None and not has_no_zeros(gram):
         rows, row_zero = without_zero_ends(rows, gram.row_square)
         cols, col_zero = without_zero_ends(cols, gram.col_square)
-        p = with_zeros(_known(rows, gram.row_square, kind.row_terms), row_zero)
-        q = with_zeros(_known(cols, gram.col_square, kind.col_terms), col_zero)
-        return search_all(gram.inner, p, q, scored_with_zeros(kind.score, kind.of_product), k)
+        had_zero = row_zero, col_zero
+    fast = kernels_for(gram.inner)
+    if fast is not None:
+        bounded = kind.bound is not None
+        options = {**kind.options, "bounded": bounded, "had_zero": had_zero}
+        found: Found = fast.nearest(kind.name, gram, rows, cols, k, **options)
+        return found
+    index, score = _scored(gram, rows, cols, kind, k, had_zero)
+    return index, kind.value(score)
+
+
+def _scored(
+    gram: Gram,
+    rows: Side,
+    cols: Side,
+    kind: Kind,
+    k: int,
+    had_zero: tuple[Tensor, Tensor] | None,
+) -> Found:
+    """The ``k`` highest scores of each row, as of :func:`search_all`."""
+    has = rows_with_columns(rows.pairs, cols.pairs)
+    if has is not None:
+        some = Side(rows.pairs.take(has), rows.inner[has])
+        some_zero = None if had_zero is None else (had_zero[0][has], had_zero[1])
+        found = _scored(gram, some, cols, kind, k, some_zero)
+        return filled_up(found, has, -torch.inf)
     q = _known(cols, gram.col_square, kind.col_terms)
     # Computed once where they are the same curves.
     same = rows.inner is cols.inner and kind.row_terms is kind.col_terms
     p = q if same else _known(rows, gram.row_square, kind.row_terms)
+    if had_zero is not None and kind.of_product is not None:
+        p, q = (with_zeros(*x) for x in zip((p, q), had_zero, strict=True))
+        return search_all(gram.inner, p, q, scored_with_zeros(kind.score, kind.of_product), k)
     if k == 1 and kind.bound is not None and len(p) and len(q):
         return search_nearest(gram.inner, p, q, kind.score, kind.bound(gram, q))
     return search_all(gram.inner, p, q, kind.score, k)
@@ -100,9 +129,11 @@ def _known(side: Side, square: Tensor, terms: Terms) -> Curves:
 
 
 _ARCS = Kind(
+    "arcs",
     scores.arc_terms,
     scores.arc_terms,
     scores.arc_scores,
+    lambda sq: -scores.root(sq),
     partial(
         ProductBound,
         to_points=scores.arc_to_points,
@@ -112,9 +143,11 @@ _ARCS = Kind(
     torch.square,
 )
 _SEGMENTS = Kind(
+    "segments",
     scores.segment_terms,
     scores.segment_terms,
     scores.segment_scores,
+    torch.neg,
     partial(DistanceBound, to_points=scores.segment_to_points),
 )
 
@@ -141,12 +174,16 @@ def _samples(
         partial(_sample_terms, fractions=fractions, normalize=normalize, products=products)
         for fractions in (row_fractions, col_fractions)
     )
+    options = {"row_fractions": row_fractions, "col_fractions": col_fractions}
     return Kind(
+        "products" if products else "distances",
         row_terms,
         row_terms if list(row_fractions) == list(col_fractions) else col_terms,
         partial(scores.sample_scores, similarity=products),
+        torch.neg,
         bound,
         None if similarity or not products else torch.clone,
+        {**options, "normalize": normalize},
     )
 
 
@@ -163,8 +200,7 @@ def _nearest_arcs(*args: Any) -> Found:
     gram, rows, cols = unpacked(tensors)
 
     def search(rows: Side, cols: Side) -> Found:
-        index, sq = _search(gram, rows, cols, _ARCS, k)
-        return index, -scores.root(sq)
+        return _search(gram, rows, cols, _ARCS, k)
 
     return nearest_with_zeros(gram, rows, cols, search) if k == 1 else search(rows, cols)
 
@@ -172,8 +208,7 @@ def _nearest_arcs(*args: Any) -> Found:
 @torch.library.custom_op("loopml::nearest_segments", mutates_args=(), schema=_SCHEMA)
 def _nearest_segments(*args: Any) -> Found:
     *tensors, k = args
-    index, score = _search(*unpacked(tensors), _SEGMENTS, k)
-    return index, -score
+    return _search(*unpacked(tensors), _SEGMENTS, k)
 
 
 @torch.library.custom_op("loopml::nearest_samples", mutates_args=(), schema=_SAMPLES_SCHEMA)
@@ -183,8 +218,7 @@ def _nearest_samples(*args: Any) -> Found:
     kind = _samples(row_fractions, col_fractions, normalize, similarity, unit)
 
     def search(rows: Side, cols: Side) -> Found:
-        index, score = _search(gram, rows, cols, kind, k)
-        return index, -score
+        return _search(gram, rows, cols, kind, k)
 
     if not on_sphere(normalize, similarity, unit):
         return search(rows, cols)
