@@ -10,6 +10,8 @@ anew when the function's own file has changed, not where one that it calls has: 
 package deletes the ``*.nbi`` files.
 
 A search runs in one thread, without the interpreter's lock, and threads may run searches at once.
+Numba's own threads would take longer to compile, and its fallback for them aborts where two threads
+of Python enter it.
 """
 
 from __future__ import annotations
