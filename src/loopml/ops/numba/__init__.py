@@ -9,6 +9,8 @@ anew when the function's own file has changed, not where one that it calls has: 
 package deletes the ``*.nbi`` files.
 
 All runs in one thread, without the interpreter's lock, and several threads may call it at once.
+Numba's own threads would take longer to compile, and its fallback for them aborts where two threads
+of Python enter it.
 """
 
 from loopml.ops.numba.distances import distances, distances_backward

@@ -6,15 +6,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor, from_numpy
 
-from loopml.ops.numba.rows import (
-    ANY_ORDER,
-    array_of,
-    inverse_length,
-    length_of,
-    product,
-    scale_of,
-    take_rows,
-)
+from loopml.ops.numba.rows import ANY_ORDER, array_of, inverse_length, length_of, product, scale_of
 
 # Which points are divided by their length: the numbers of ``Scaled``.
 NONE, BETWEEN, ALL = 0, 1, 2
@@ -59,82 +51,104 @@ def distances_backward(
 ) -> Tensor:
     """The gradient (n, d) of the points from that of the distances."""
     arrays = (array_of(x) for x in (ends, weights))
-    return from_numpy(
-        _backward(
-            array_of(points), least, *arrays, scaled, array_of(distance), array_of(of_distance)
-        )
+    of_points = _backward(
+        array_of(points), least, *arrays, scaled, array_of(distance), array_of(of_distance)
     )
+    return from_numpy(of_points)
 
 
 @njit
-def _is_scaled(w0, w1, scaled):
-    return scaled == ALL or (scaled == BETWEEN and w0 > 0 and w1 > 0)
+def _share(points, index, weight, least, scales):
+    """The weight of a row, over its length where rows are; a length is computed once."""
+    if least >= 0 and scales[index] == 0:
+        scales[index] = scale_of(points[index], least)
+    return weight * scales[index]
 
 
 @njit(fastmath=ANY_ORDER)
-def _point(first, last, w0, w1, scaled, point):
-    """Fill ``point`` with the sum of two rows, over its length if it is; one over that, or 1."""
+def _point(first, last, a, b, is_scaled, point):
+    """Fill ``point`` with the sum of two rows; what it has to be multiplied by."""
     for k in range(len(point)):
-        point[k] = w0 * first[k] + w1 * last[k]
-    if not _is_scaled(w0, w1, scaled):
-        return 1.0
-    scale = inverse_length(product(point, point), 0.0)
-    for k in range(len(point)):
-        point[k] *= scale
-    return scale
+        point[k] = a * first[k] + b * last[k]
+    return inverse_length(product(point, point), 0.0) if is_scaled else 1.0
 
 
-@njit(cache=True, nogil=True, fastmath=ANY_ORDER)
+@njit
+def _points(points, least, ends, weights, scaled, scales, p, q):
+    """Fill ``p`` and ``q`` with two points; what each has to be multiplied by."""
+    w0, w1, v0, v1 = weights
+    a0, a1 = _share(points, ends[0], w0, least, scales), _share(points, ends[1], w1, least, scales)
+    b0, b1 = _share(points, ends[2], v0, least, scales), _share(points, ends[3], v1, least, scales)
+    is_p = scaled == ALL or (scaled == BETWEEN and w0 > 0 and w1 > 0)
+    is_q = scaled == ALL or (scaled == BETWEEN and v0 > 0 and v1 > 0)
+    p_scale = _point(points[ends[0]], points[ends[1]], a0, a1, is_p, p)
+    q_scale = _point(points[ends[2]], points[ends[3]], b0, b1, is_q, q)
+    return p_scale, q_scale, is_p, is_q
+
+
+@njit(fastmath=ANY_ORDER)
+def _sq_apart(p, q, p_scale, q_scale):
+    total = 0.0
+    for k in range(len(p)):
+        apart = p_scale * p[k] - q_scale * q[k]
+        total += apart * apart
+    return total
+
+
+@njit(cache=True, nogil=True)
 def _distances(points, least, ends, weights, scaled, touch, sq_size):
     m, d = len(ends), points.shape[1]
     distance = np.empty(m, points.dtype)
-    rows, p, q = np.empty((4, d)), np.empty(d), np.empty(d)
+    p, q = np.empty(d), np.empty(d)
+    scales = np.full(len(points), 0.0 if least >= 0 else 1.0)
     for i in range(m):
-        take_rows(points, ends[i], least, rows)
-        w0, w1, v0, v1 = weights[i]
-        _point(rows[0], rows[1], w0, w1, scaled, p)
-        _point(rows[2], rows[3], v0, v1, scaled, q)
-        square = 0.0
-        for k in range(d):
-            square += (p[k] - q[k]) * (p[k] - q[k])
-        apart, size = math.sqrt(square), math.sqrt(sq_size[i if len(sq_size) > 1 else 0])
+        p_scale, q_scale, _, _ = _points(points, least, ends[i], weights[i], scaled, scales, p, q)
+        apart = math.sqrt(_sq_apart(p, q, p_scale, q_scale))
+        size = math.sqrt(sq_size[i if len(sq_size) > 1 else 0])
         distance[i] = 0.0 if apart <= touch * size else apart
     return distance
 
 
-@njit(cache=True, nogil=True, fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER)
+def _of_point(point, other, scale, other_scale, is_scaled, share):
+    """Make ``point`` the gradient of the sum that it is, from that of a distance to another."""
+    along = 0.0
+    if is_scaled:  # along itself nothing moves it
+        for k in range(len(point)):
+            along += (scale * point[k] - other_scale * other[k]) * scale * point[k]
+    for k in range(len(point)):
+        x = scale * point[k]
+        point[k] = share * scale * (x - other_scale * other[k] - along * x)
+
+
+@njit(fastmath=ANY_ORDER)
+def _add(gradient, of_point, weight):
+    for k in range(len(of_point)):
+        gradient[k] += weight * of_point[k]
+
+
+@njit(cache=True, nogil=True)
 def _backward(points, least, ends, weights, scaled, distance, of_distance):
     m, d = len(ends), points.shape[1]
     gradient = np.zeros((len(points), d), points.dtype)
-    moved = np.zeros(len(points), np.bool_)
-    rows, p, q = np.empty((4, d)), np.empty(d), np.empty(d)
+    p, q, of_p = np.empty(d), np.empty(d), np.empty(d)
+    scales = np.full(len(points), 0.0 if least >= 0 else 1.0)
     for i in range(m):
         if of_distance[i] == 0 or distance[i] == 0:
             continue
-        take_rows(points, ends[i], least, rows)
-        w0, w1, v0, v1 = weights[i]
-        p_scale = _point(rows[0], rows[1], w0, w1, scaled, p)
-        q_scale = _point(rows[2], rows[3], v0, v1, scaled, q)
-        # Along a point that is divided by its length nothing moves it.
-        along_p = along_q = 0.0
-        for k in range(d):
-            along_p += (p[k] - q[k]) * p[k]
-            along_q += (p[k] - q[k]) * q[k]
-        along_p = along_p if _is_scaled(w0, w1, scaled) else 0.0
-        along_q = along_q if _is_scaled(v0, v1, scaled) else 0.0
+        p_scale, q_scale, is_p, is_q = _points(
+            points, least, ends[i], weights[i], scaled, scales, p, q
+        )
         share = of_distance[i] / distance[i]
-        for k in range(d):
-            apart = p[k] - q[k]
-            rows[0, k] = share * p_scale * (apart - along_p * p[k])
-            rows[1, k] = share * q_scale * (along_q * q[k] - apart)
+        of_p[:] = p
+        _of_point(of_p, q, p_scale, q_scale, is_p, share)
+        _of_point(q, p, q_scale, p_scale, is_q, share)
         for j in range(4):
-            to, weight, of_point = gradient[ends[i, j]], weights[i, j], rows[j // 2]
-            moved[ends[i, j]] = True
-            for k in range(d):
-                to[k] += weight * of_point[k]
+            if weights[i, j] != 0:
+                _add(gradient[ends[i, j]], of_p if j < 2 else q, weights[i, j])
     if least >= 0:
         for i in range(len(points)):
-            if moved[i]:
+            if scales[i] != 0:
                 _through_length(points[i], gradient[i], least)
     return gradient
 

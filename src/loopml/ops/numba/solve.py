@@ -14,6 +14,8 @@ from loopml.ops.numba.rows import ANY_ORDER, array_of, inverse_length, product, 
 
 _EPS = 2.0**-52
 _TINY = 2.0**-1022
+# Squared distances that differ by more do so whatever their rounding.
+_CLEAR = 1e-12
 
 
 def solve_arcs(points: Tensor, ends: Tensor, opposite: float) -> Tensor:
@@ -56,6 +58,17 @@ def _sq_distance_at(vectors, w0, w1, w2, w3):
     for k in range(vectors.shape[1]):
         x = w0 * vectors[0, k] + w1 * vectors[1, k] - w2 * vectors[2, k] - w3 * vectors[3, k]
         total += x * x
+    return total
+
+
+@njit
+def _sq_distance_of(products, weights):
+    """The same from the products of the vectors: (4, 4), of which the upper half is filled."""
+    total = 0.0
+    for j in range(4):
+        for k in range(j, 4):
+            sign = 1.0 if (j < 2) == (k < 2) else -1.0
+            total += sign * (1 if j == k else 2) * weights[j] * weights[k] * products[j, k]
     return total
 
 
@@ -138,13 +151,21 @@ def _arcs(points, ends, opposite):
         angles[4, 0] = a
         x, y = xx * math.cos(a) + yx * math.sin(a), xy * math.cos(a) + yy * math.sin(a)
         angles[4, 1] = _answer(x, y, q)
-        nearest = np.inf
+        # By products, which tell candidates apart that differ by more than 1e-12, ...
+        least_sq = np.inf
         for j in range(5):
             tried[j, 0], tried[j, 1] = _weights_at(angles[j, 0], p)
             tried[j, 2], tried[j, 3] = _weights_at(angles[j, 1], q)
-            w0, w1, w2, w3 = tried[j]
-            distance[j] = math.sqrt(_sq_distance_at(vectors, w0, w1, w2, w3))
-            nearest = min(nearest, distance[j])
+            distance[j] = _sq_distance_of(products, tried[j])
+            least_sq = min(least_sq, distance[j])
+        nearest = np.inf
+        for j in range(5):
+            # ... and by differences, which tell all that float64 can.
+            if distance[j] <= least_sq + _CLEAR:
+                distance[j] = math.sqrt(_sq_distance_at(vectors, *tried[j]))
+                nearest = min(nearest, distance[j])
+            else:
+                distance[j] = np.inf
         best = 0
         while best < 4 and not distance[best] <= nearest + 2 * _EPS:
             best += 1
