@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,15 +14,17 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from loopml import compiled as seam
 from loopml import ops
-from loopml._types import Pairs
+from loopml._types import Gram, Pairs, Side
+from loopml.batch import Batch
 from loopml.ops import scores
-from loopml.pairing import all_curves
+from loopml.pairing import pair_up
 from loopml.selection import smallest_per_group
+from tests.oracles.searches import gram_of as square_of
+from tests.oracles.searches import own_products, problem, side
 
-pytest.importorskip("numba", reason="numba, which the extra loopml[fast] brings, is not installed")
-
-from loopml.ops import numba as fast
+pytest.importorskip("numba", reason="numba is not installed: pip install loopml[fast]")
 
 DTYPES = (torch.float32, torch.float64)
 EVEN = (0.0, 1 / 3, 2 / 3, 1.0)
@@ -61,18 +63,7 @@ def _exact_roots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "sqrt_", lambda x: x.copy_(sqrt(x)))
 
 
-def one_side(gram: Tensor, pairs: Pairs) -> fast.Side:
-    return fast.Side(pairs, gram[pairs.first, pairs.second])
-
-
-def compiled(name: str, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
-    op, options = OPS[name]
-    square = gram.diagonal()
-    matrix = fast.Gram(gram, square, square)
-    return getattr(fast, op)(matrix, one_side(gram, rows), one_side(gram, cols), *options, k)
-
-
-def pure(name: str, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Tensor, Tensor]:
+def compiled(name: str, gram: Gram, rows: Side, cols: Side, k: int) -> tuple[Tensor, Tensor]:
     op, options = OPS[name]
     if not options:
         return getattr(ops, op)(gram, rows, cols, k)
@@ -82,10 +73,17 @@ def pure(name: str, gram: Tensor, rows: Pairs, cols: Pairs, k: int) -> tuple[Ten
     )
 
 
+def purely(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns without compiled functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seam, "kernels", lambda: None)
+        return function(*arguments)
+
+
 def check(name: str, gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> None:
     """Indices and values are those of pure torch."""
-    index, value = compiled(name, gram, rows, cols, k)
-    wanted, values = pure(name, gram, rows, cols, k)
+    index, value = compiled(name, *problem(gram, rows, cols), k)
+    wanted, values = purely(compiled, name, *problem(gram, rows, cols), k)
     assert index.dtype == wanted.dtype
     assert value.dtype == values.dtype
     assert torch.equal(index, wanted)
@@ -94,7 +92,7 @@ def check(name: str, gram: Tensor, rows: Pairs, cols: Pairs, k: int = 1) -> None
 
 def curves_of(labels: Tensor) -> Pairs:
     """Every pair of a class, and every lone sample."""
-    return Pairs(*(torch.cat(part) for part in zip(*all_curves(labels), strict=True)))
+    return pair_up("all", Batch(torch.empty(len(labels), 1), labels)).negatives
 
 
 def clustered(n: int, d: int) -> Tensor:
@@ -206,7 +204,7 @@ def test_ties_go_to_the_lowest_column(name: str) -> None:
         thrice = curves.take(torch.cat([order, order, order.flip(0)]))
         for k in (1, 2, 7):
             check(name, gram, curves, thrice, k)
-        index, _ = compiled(name, gram, curves, thrice, 1)
+        index, _ = compiled(name, *problem(gram, curves, thrice), 1)
         assert int(index.max()) < len(order)
 
 
@@ -227,7 +225,7 @@ def test_rows_without_a_column_have_none(name: str) -> None:
     only = curves.take(curves.label == 0)
     for k in (1, 3):
         check(name, gram, curves, only, k)
-        index, value = compiled(name, gram, only, only, k)
+        index, value = compiled(name, *problem(gram, only, only), k)
         assert (index == -1).all()
         assert (value == torch.inf).all()
 
@@ -249,12 +247,11 @@ def test_a_rectangle_is_a_part_of_the_square(name: str) -> None:
         rows, cols = curves_of(labels[:16]), curves_of(labels[16:])
         moved = Pairs(cols.first + 16, cols.second + 16, cols.label)
         square = gram.diagonal()
-        matrix = fast.Gram(gram[:16, 16:], square[:16], square[16:])
-        sides = one_side(gram, rows), one_side(gram[16:, 16:], cols)
-        op, options = OPS[name]
+        matrix = Gram(gram[:16, 16:], square[:16], square[16:])
+        sides = side(gram, rows), side(gram[16:, 16:], cols)
         for k in (1, 3):
-            index, value = getattr(fast, op)(matrix, *sides, *options, k)
-            wanted, values = pure(name, gram, rows, moved, k)
+            index, value = compiled(name, matrix, *sides, k)
+            wanted, values = purely(compiled, name, *problem(gram, rows, moved), k)
             assert torch.equal(index, wanted)
             assert torch.equal(value, values)
 
@@ -284,11 +281,11 @@ def test_a_point_may_belong_to_two_labels() -> None:
     curves = Pairs(first, second, torch.randint(3, (90,)))
     lowest = scores.arc_scores(
         scores.grid_corners(gram, curves, curves),
-        scores.arc_terms(gram, curves).unsqueeze(-1),
-        scores.arc_terms(gram, curves).unsqueeze(-2),
+        scores.arc_terms(own_products(gram, curves)).unsqueeze(-1),
+        scores.arc_terms(own_products(gram, curves)).unsqueeze(-2),
     )
     lowest = lowest.masked_fill(curves.label.unsqueeze(1) == curves.label, -torch.inf)
-    index, value = compiled("arcs", gram, curves, curves, 1)
+    index, value = compiled("arcs", *problem(gram, curves, curves), 1)
     assert torch.equal(index[:, 0], lowest.argmax(1))
     assert torch.equal(value[:, 0], -scores.root(lowest.amax(1)))
 
@@ -298,7 +295,7 @@ def test_threads_search_at_once() -> None:
     curves = curves_of(torch.arange(128) // 4)
 
     def search(gram: Tensor) -> tuple[Tensor, Tensor]:
-        return compiled("arcs", gram, curves, curves, 2)
+        return compiled("arcs", *problem(gram, curves, curves), 2)
 
     alone = [search(gram) for gram in grams]
     with ThreadPoolExecutor(8) as pool:
@@ -310,22 +307,6 @@ def test_threads_search_at_once() -> None:
 
 # --- Labels -------------------------------------------------------------------------------------
 
-some_labels = st.lists(
-    st.one_of(
-        st.integers(0, 5), st.integers(-(2**63), 2**63 - 1), st.sampled_from([0, 2**32, 2**62])
-    ),
-    max_size=40,
-)
-
-
-@hypothesis.given(labels=some_labels)
-@many
-def test_pairs_are_those_of_the_pairing(labels: Sequence[int]) -> None:
-    labels = torch.tensor(labels, dtype=torch.int64)
-    curves, lone = all_curves(labels)
-    for found, wanted in zip(fast.pairs_of(labels), (*curves[:2], lone.first), strict=True):
-        assert torch.equal(found, wanted)
-
 
 @every_dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -333,10 +314,9 @@ def test_farthest_positives(layout: str, dtype: torch.dtype) -> None:
     for family in ("random", "integers", "duplicates"):
         gram = gram_of("segments", family, 30, 3, dtype)
         labels = LAYOUTS[layout](30).int()
-        assert torch.equal(
-            fast.farthest_positives(gram, labels), ops.farthest_positives(gram, labels)
-        )
-    assert fast.farthest_positives(gram[:0, :0], labels[:0]).shape == (0,)
+        found = ops.farthest_positives(square_of(gram), labels)
+        assert torch.equal(found, purely(ops.farthest_positives, square_of(gram), labels))
+    assert ops.farthest_positives(square_of(gram[:0, :0]), labels[:0]).shape == (0,)
 
 
 @every_dtype
@@ -345,6 +325,7 @@ def test_smallest_per_group(dtype: torch.dtype) -> None:
         value = torch.randint(4, (e,)).to(dtype)
         value[value == 3] = torch.inf
         group = torch.randint(9, (e,))
-        found, wanted = (f(value, group, 12) for f in (fast.smallest_per_group, smallest_per_group))
+        found = smallest_per_group(value, group, 12)
+        wanted = purely(smallest_per_group, value, group, 12)
         assert torch.equal(found[0], wanted[0])
         assert torch.equal(found[1], wanted[1])

@@ -52,9 +52,10 @@ def solve_samples(
 
 
 @njit(fastmath=ANY_ORDER)
-def _sq_distance_at(vectors, w0, w1, w2, w3):
+def _sq_distance_at(vectors, weights):
     """The square of ``w0 v0 + w1 v1 - w2 v2 - w3 v3``."""
     total = 0.0
+    w0, w1, w2, w3 = weights
     for k in range(vectors.shape[1]):
         x = w0 * vectors[0, k] + w1 * vectors[1, k] - w2 * vectors[2, k] - w3 * vectors[3, k]
         total += x * x
@@ -162,7 +163,7 @@ def _arcs(points, ends, opposite):
         for j in range(5):
             # ... and by differences, which tell all that float64 can.
             if distance[j] <= least_sq + _CLEAR:
-                distance[j] = math.sqrt(_sq_distance_at(vectors, *tried[j]))
+                distance[j] = math.sqrt(_sq_distance_at(vectors, tried[j]))
                 nearest = min(nearest, distance[j])
             else:
                 distance[j] = np.inf
