@@ -38,7 +38,8 @@ measures it alone. One thread, on a CPU.
 
 Steps that are compared take turns in one process. No time is taken before each loss of ours has the
 right value on the first {ROWS} rows of that very batch, and every loss a finite gradient on all of
-it. Times are medians. They depend on the machine and its load, their ratios much less: read ratios.
+it. Times are medians of processor time. They depend on the machine and its load, their ratios much
+less: read ratios.
 """
 
 
