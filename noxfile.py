@@ -93,10 +93,14 @@ def notebook(session: nox.Session) -> None:
 
 @nox.session
 def reproduce(session: nox.Session) -> None:
-    """The tests of the papers' experiments, which need torchvision and the torch it wants."""
+    """The tests of the papers' experiments, which need torchvision and the torch it wants.
+
+    That torch is a build for CUDA, which the tests of what a GPU is waited for need.
+    """
     session.install("torchvision")  # alone: it needs its own build of torch
     session.install("-e", ".[test,reproduce]")
-    session.run("python", "-m", "pytest", "--quiet", "tests/examples/test_reproduce.py")
+    tests = ("tests/examples/test_reproduce.py", "tests/package/test_no_wait.py")
+    session.run("python", "-m", "pytest", "--quiet", *tests)
 
 
 @nox.session

@@ -9,7 +9,7 @@ another label: ``(index, value)``, both (r, k).
   label is filled up with index -1 and value inf; no rows or no columns are ordinary input.
 - Rows are reduced in blocks, so (r, c) is never stored whole and (r, c, d) never exists.
 - Pure torch runs anywhere. On CUDA, where Triton is installed, a kernel finds the one nearest curve
-  (k = 1) without a synchronisation.
+  (k = 1) without a synchronisation. Without Triton the search for it by bounds waits for the GPU.
 - The ops have no gradient: they choose, and what they choose is measured elsewhere.
 """
 
