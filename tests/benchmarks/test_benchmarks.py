@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ from benchmarks.steps.report import figure, ratios
 from benchmarks.steps.report.accuracy import accuracy_section
 from benchmarks.steps.report.calls import compilation_section, lines_of
 from benchmarks.steps.report.targets import OF_SETTING
-from loopml import geometry
+from loopml import compiled, geometry
 
 KINDS = tuple(EMBEDDINGS)
 
@@ -100,13 +99,11 @@ def test_a_batch_beside_a_queue_has_its_classes_and_lies_near_their_rows() -> No
 
 
 def test_pure_takes_the_kernels_away_and_gives_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    seam = ModuleType("seam")
-    seam.kernels = lambda: seam  # type: ignore[attr-defined]
-    monkeypatch.setattr(kernels, "_seam", lambda: seam)
+    monkeypatch.setattr(compiled, "kernels", lambda: compiled)
     seen = []
 
     def step(embeddings: Tensor, labels: Tensor) -> Tensor:
-        seen.append(seam.kernels() is None)
+        seen.append(compiled.kernels() is None)
         return embeddings.sum()
 
     case = Case("a", "ours", cases.fixed(step))
@@ -114,15 +111,14 @@ def test_pure_takes_the_kernels_away_and_gives_them_back(monkeypatch: pytest.Mon
     for name in ("a", cases.without_kernels("a")):
         gate.step_once(twins[name], make(Setting(8, 4, 2, "random")))
     assert seen == [False, True]
-    assert seam.kernels() is seam
+    assert compiled.kernels() is compiled
 
 
-def test_pure_is_what_the_library_asks() -> None:
-    """Where the library has kernels, it gets none under `pure`."""
-    seam = kernels._seam()
+def test_pure_is_without_numba() -> None:
+    """Also where it is installed."""
     with kernels.pure():
         assert kernels.used() == ""
-        assert seam is None or seam.kernels() is None
+        assert compiled.kernels() is None
 
 
 # --- the gate ----------------------------------------------------------------------------------
