@@ -108,12 +108,14 @@ def _points_at(
 def _distance(rows: Rows, ends: Tensor, solution: Solution, scaled: Scaled) -> Tensor:
     """The distance (m,) of the two points of each pair of curves."""
     weights, sq_size, exact = solution
-    if exact is None:
+    if kernels_for(rows.given) is not None:
         least = -1.0 if rows.least is None else rows.least
         size = sq_size if isinstance(sq_size, Tensor) else numbers([sq_size], like=rows.given)
         distance: Tensor = _Distance.apply(rows.given, least, ends, weights, scaled, size)  # type: ignore[no-untyped-call,unused-ignore]
         return distance
     distance = distance_between(*_points_at(rows.unit, ends, weights, scaled), sq_size)
+    if exact is None:
+        return distance
     # The points are as long as their dtype can say, and the middle of a long arc not even that.
     return torch.where(distance > 0, distance + (exact - distance).detach(), distance)
 

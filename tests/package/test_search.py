@@ -10,13 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from loopml import ops
+from loopml import compiled, ops
 from loopml._types import Pairs
 from loopml.geometry import pairwise_arc_distance, pairwise_segment_distance
 from loopml.ops import blocks, bounds, positives, scores, search
 from tests.oracles.searches import gram_of, own_products, problem
 
 FRACTIONS = (0.0, 1 / 3, 2 / 3, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _pure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search in PyTorch alone, which ``test_numba`` compares the compiled one with."""
+    monkeypatch.setattr(compiled, "kernels", lambda: None)
 
 
 def unit(x: Tensor) -> Tensor:

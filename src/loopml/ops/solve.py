@@ -96,10 +96,8 @@ def solve_samples(
         best = (nearness >= nearness.amax(0) - rounding).to(torch.uint8).argmax(0)
         s, t = best.div(len(q_fractions), rounding_mode="floor"), best % len(q_fractions)
         which = torch.arange(len(best), device=best.device)
-        weights = torch.cat([p[:2, s, which], q[:2, t, which]]).T
-        found.append((weights, _distance(endpoints, weights)))
-    weights, distance = (torch.cat(x) for x in zip(*found, strict=True))
-    return Solution(weights, 0, distance.to(rows.given.dtype))
+        found.append(torch.cat([p[:2, s, which], q[:2, t, which]]).T)
+    return Solution(torch.cat(found), 0, None)
 
 
 def _for_kernel(rows: Rows) -> tuple[Tensor, float]:
