@@ -11,6 +11,10 @@ from loopml._checks import check_embeddings, check_labels, nan_if_unusable
 from loopml._devices import onto
 
 
+# Numbers whose bits are mixed at once: 8 MiB.
+_BLOCK = 1 << 20
+
+
 class Batch(NamedTuple):
     """Anchors with their labels, and references with theirs where they are not the batch itself.
 
@@ -131,6 +135,11 @@ def _row_keys(x: Tensor) -> Tensor:
 
     A sum of integers is the same in every order, which a sum of floating point numbers is not.
     """
+    size = _BLOCK // max(1, x.shape[1]) + 1
+    return torch.cat([_keys_of(x[i : i + size]) for i in range(0, max(1, len(x)), size)])
+
+
+def _keys_of(x: Tensor) -> Tensor:
     whole = {4: torch.int32, 8: torch.int64}[x.element_size()]
     bits = (x.detach() + 0.0).contiguous().view(whole).long()  # -0.0 + 0.0 is 0.0
     place = torch.arange(1, x.shape[1] + 1, device=x.device)

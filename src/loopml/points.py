@@ -26,8 +26,8 @@ from loopml.ops.solve import opposite_square
 from loopml.pairing import nearest_others
 from loopml.spaces import LEAST_LENGTH, SPHERE, Space, seen_by
 
-# Numbers in a Gram matrix of references that is held at once: 64 MiB of float32.
-_BLOCK = 1 << 24
+# Numbers in a Gram matrix of references that is held at once: 32 MiB of float32.
+_BLOCK = 1 << 23
 # Numbers in the endpoints of curves whose own products are computed at once.
 _CHUNK = 1 << 20
 # Up to this many references are compared with each other.
