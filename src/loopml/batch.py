@@ -10,7 +10,6 @@ from torch import Tensor
 from loopml._checks import check_embeddings, check_labels, nan_if_unusable
 from loopml._devices import onto
 
-
 # Numbers whose bits are mixed at once: 8 MiB.
 _BLOCK = 1 << 20
 

@@ -22,8 +22,10 @@ from loopml.geometry.lengths import (
     distance_between,
     is_traced,
     length_of,
+    normalized,
     numbers,
     touch_tolerance,
+    touches,
 )
 from loopml.geometry.packing import wide
 from loopml.ops.solve import Solution
@@ -116,8 +118,8 @@ def _distance(rows: Rows, ends: Tensor, solution: Solution, scaled: Scaled) -> T
     distance = distance_between(*_points_at(rows.unit, ends, weights, scaled), sq_size)
     if exact is None:
         return distance
-    # The points are as long as their dtype can say, and the middle of a long arc not even that.
-    return torch.where(distance > 0, distance + (exact - distance).detach(), distance)
+    # The points are as near as their dtype can say, and in the middle of a long arc not even that.
+    return torch.where(touches(exact, sq_size), 0, distance + (exact - distance).detach())
 
 
 class _Distance(torch.autograd.Function):
@@ -150,10 +152,20 @@ class _Distance(torch.autograd.Function):
             of_given = fast.distances_backward(given, *ctx.options, distance, of_distance)
         else:
             with torch.enable_grad():
-                points = direction_of(given, least) if least >= 0 else given
+                points = _unit(given, least)
                 again = distance_between(*_points_at(points, ends, weights, scaled), sq_size)
             (of_given,) = torch.autograd.grad(again, given, of_distance, create_graph=twice)
         return of_given, None, None, None, None, None
+
+
+def _unit(given: Tensor, least: float) -> Tensor:
+    """The rows over their length, or over ``least`` if that is more; below 0 as they are."""
+    if least < 0:
+        return given
+    # Beside a float32, the least number of float64 is 0.
+    return (
+        normalized(given) if least < torch.finfo(given.dtype).tiny else direction_of(given, least)
+    )
 
 
 def weighted_sums(points: Tensor, ends: Tensor, weights: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ _FEW = 2048
 # A sum of unit vectors is 0.05 long at this product of the two. Inner products of float32 know the
 # direction of a shorter one to less than 1e-6.
 _NEARLY_OPPOSITE = 0.05**2 / 2 - 1
-# Directions of rows of any length.
-_LEAST = torch.finfo(torch.float64).tiny
+# Of directions of rows of any length.
+_LEAST = 1e-308
 
 
 class Points(NamedTuple):

@@ -48,6 +48,7 @@ def on_path(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 CURVES: dict[str, tuple[Space, Curve]] = {
     "arcs": (SPHERE, Arcs(of_units=True)),
+    "arcs of any length": (EUCLIDEAN, Arcs(of_units=False)),
     "segments": (EUCLIDEAN, Segments()),
     "segments on the sphere": (SPHERE, Segments()),
     "samples": (EUCLIDEAN, samples(2, normalize=False, similarity=False)),
@@ -144,6 +145,19 @@ def test_gradients_are_those_of_pure_torch(kind: str) -> None:
         torch.testing.assert_close(torch.einsum("b,bnd->nd", weight, each), first)
     for pure, fast in zip(*found, strict=True):
         torch.testing.assert_close(pure, fast, rtol=1e-9, atol=1e-9)
+
+
+def test_a_zero_row_has_no_gradient_of_a_gradient() -> None:
+    """In float32, where the least length of a direction is 0."""
+    x = torch.randn(8, 3)
+    x[1] = 0
+    for kind in ("arcs", "arcs of any length", "directions"):
+        rows = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(measured(kind, rows)[1].sum(), rows, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), rows)
+        assert first.isfinite().all()
+        assert second.isfinite().all()
+        assert not first[1].any()
 
 
 def test_touching_points_have_no_gradient(path: str) -> None:

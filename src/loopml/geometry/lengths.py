@@ -138,8 +138,13 @@ def distance_between(point_p: Tensor, point_q: Tensor, sq_size: Tensor | float =
 def distance_of(difference: Tensor, sq_size: Tensor | float = 0) -> Tensor:
     """The distance of two points from their difference, as :func:`distance_between`."""
     distance = length_of(difference)
+    return torch.where(touches(distance, sq_size), 0, distance)
+
+
+def touches(distance: Tensor, sq_size: Tensor | float) -> Tensor:
+    """Whether points of the square ``sq_size`` touch at a ``distance``; not where it is NaN."""
     size = sq_size.sqrt() if isinstance(sq_size, Tensor) else sq_size**0.5
-    return torch.where(distance <= touch_tolerance(distance.dtype) * size, 0, distance)  # NaN stays
+    return distance <= touch_tolerance(distance.dtype) * size
 
 
 def normalized(x: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ def array_of(x: Tensor) -> np.ndarray[Any, Any]:
 def product(x, y):
     """The inner product of two vectors."""
     total = 0.0
+    # Not float(), which leaves a number of float32 what it is.
     for k in range(len(x)):
-        total += float(x[k]) * float(y[k])
+        total += np.float64(x[k]) * np.float64(y[k])
     return total
 
 
@@ -45,10 +46,10 @@ def length_of(row):
     # Of numbers whose squares are none.
     largest = 0.0
     for x in row:
-        largest = max(largest, abs(float(x)))
+        largest = max(largest, abs(np.float64(x)))
     square = 0.0
     for x in row:
-        square += (float(x) / largest) ** 2 if largest > 0 else 0.0
+        square += (np.float64(x) / largest) ** 2 if largest > 0 else 0.0
     return largest * math.sqrt(square)
 
 
@@ -65,4 +66,4 @@ def take_rows(points, index, least, rows):
         point = points[index[j]]
         scale = scale_of(point, least)
         for k in range(len(point)):
-            rows[j, k] = scale * float(point[k])
+            rows[j, k] = scale * np.float64(point[k])
