@@ -295,4 +295,8 @@ def _read(labels: Tensor) -> Integers:
     if torch.compiler.is_compiling():
         array: Integers = labels.cpu().numpy()  # a compiler would compile each list anew
         return array
-    return np.array(labels.tolist(), dtype=np.int64)  # torch.func has no arrays of tensors
+    while torch._C._functorch.is_gradtrackingtensor(labels):
+        labels = torch._C._functorch.get_unwrapped(labels)
+    # Within torch.func no tensor is an array, nor before torch 2.5 a list.
+    with torch._C._DisableFuncTorch():
+        return np.array(labels.tolist(), dtype=np.int64)
