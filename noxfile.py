@@ -104,6 +104,13 @@ def reproduce(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests of the package on a GPU; there was none to run this on."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", "--quiet", "tests/package", "--device", "cuda")
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """The wheel holds the package alone, and works away from the source tree, without Triton."""
     session.install(TORCH, f"{built_wheel(session)}[test]")
