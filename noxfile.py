@@ -103,6 +103,17 @@ def reproduce(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests of the package on a GPU, with those of what waits for it.
+
+    It has not been run: there was no GPU. The step benchmarks are not in it, since they run on the
+    CPU alone.
+    """
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", "--quiet", "tests/package", "--device", "cuda")
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """The wheel holds the package alone, and works away from the source tree, without Triton."""
     session.install(TORCH, f"{built_wheel(session)}[test]")

@@ -71,7 +71,7 @@ def test_large_classes_are_joined_at_their_frontier(sizes: tuple[int, ...], dist
     anchor, positive, _ = LoOpMiner(distance=DISTANCES[distance]())(x, y)
     mined = list(zip(anchor.tolist(), positive.tolist(), strict=True))
     assert len(mined) == len(set(mined))
-    rows = x.numpy(), labels
+    rows = x.numpy(force=True), labels
     assert set(mined) == partners_of(rows, rows, distance)
 
 
@@ -87,8 +87,8 @@ def test_references_are_joined_at_their_frontier_to_the_batch(shared: int, dista
     anchor, positive, _ = LoOpMiner(distance=DISTANCES[distance]())(x, y, ref, ref_y)
     mined = list(zip(anchor.tolist(), positive.tolist(), strict=True))
     assert len(mined) == len(set(mined))
-    references = ref.numpy(), ref_y.numpy()
-    assert set(mined) == partners_of((x.numpy(), labels), references, distance)
+    references = ref.numpy(force=True), ref_y.numpy(force=True)
+    assert set(mined) == partners_of((x.numpy(force=True), labels), references, distance)
 
 
 @pytest.mark.parametrize("size", [5, 12])

@@ -77,7 +77,8 @@ class MinedLoss(MiningLoss):
 
         Args:
             embeddings: (n, d) floating point; half precision is computed in float32.
-            labels: (n,) integers; needed, since this loss mines its tuples from them.
+            labels: (n,) integers; needed, since this loss mines its tuples from them. On the CPU
+                they are read without waiting for a GPU.
             indices_tuple: accepted and not used: this loss mines for itself. A wrapper that hands
                 over all pairs but those of a row with its own copy loses nothing: a copy among the
                 references is known by its label and its numbers, wherever it lies.
