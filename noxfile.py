@@ -77,11 +77,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(name="bench-smoke")
 def bench_smoke(session: nox.Session) -> None:
-    """Each benchmark of steps once, on its smallest batch, and their page."""
+    """Each benchmark once, on its smallest batch."""
     session.install(TORCH, "-e", ".[dev]")
-    with tempfile.TemporaryDirectory() as folder:
-        where = ("--output", folder, "--docs", folder)
-        session.run("python", "-m", "benchmarks.steps.all", "--smoke", *where, silent=True)
+    smoke = ("--suite", "smoke", "--budget", "0")
+    session.run("python", "-m", "benchmarks.steps.run", *smoke, silent=True)
 
 
 @nox.session
@@ -105,7 +104,11 @@ def reproduce(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """The tests of the package on a GPU; there was none to run this on."""
+    """The tests of the package on a GPU, with those of what waits for it.
+
+    It has not been run: there was no GPU. The step benchmarks are not in it, since they run on the
+    CPU alone.
+    """
     session.install("-e", ".[dev]")
     session.run("python", "-m", "pytest", "--quiet", "tests/package", "--device", "cuda")
 

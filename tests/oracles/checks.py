@@ -57,7 +57,7 @@ def tensors(curves: np.ndarray, dtype: torch.dtype = torch.float64) -> list[Tens
 def array(values: Tensor | Sequence[Tensor]) -> np.ndarray:
     """What the tensors hold, exactly: a float64 array, or a stack of them."""
     if isinstance(values, Tensor):
-        return values.detach().double().numpy()
+        return values.detach().double().numpy(force=True)
     return np.stack([array(value) for value in values])
 
 

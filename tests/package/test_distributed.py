@@ -100,7 +100,7 @@ def make_net() -> nn.Module:
 
 def inputs(step: int) -> Tensor:
     """The inputs (world, rows, 5) of all ranks in a step."""
-    generator = torch.Generator().manual_seed(step)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(step)
     return torch.randn((WORLD, ROWS, 5), generator=generator, dtype=torch.float64)
 
 

@@ -321,7 +321,7 @@ def brute_neighbours(query: np.ndarray, reference: np.ndarray, k: int, *, own: b
 
 def hard_rows(name: str, n: int = 200, d: int = 12) -> torch.Tensor:
     """Rows whose distances products in float32, or around one mean, do not hold."""
-    g = torch.Generator().manual_seed(1)
+    g = torch.Generator(torch.get_default_device()).manual_seed(1)
     x = torch.randn(n, d, generator=g, dtype=torch.float64)
     far = torch.nn.functional.normalize(torch.randn(2, d, generator=g, dtype=torch.float64))
     far = far[torch.arange(n) % 2]
@@ -369,12 +369,14 @@ def test_neighbours_are_exact_and_ties_go_to_the_lowest_index(name: str, k: int)
     # From a row at 1e15 the others are equally far, up to roundings of the sum.
     asked = [i for i in range(len(x)) if not (name == "one row at 1e15" and i == 7)]
     _, indices = exact_knn(x, k, x, True)
-    expected = brute_neighbours(x.numpy(), x.numpy(), k, own=True)
-    assert np.array_equal(indices.numpy()[asked], expected[asked])
+    expected = brute_neighbours(x.numpy(force=True), x.numpy(force=True), k, own=True)
+    assert np.array_equal(indices.numpy(force=True)[asked], expected[asked])
     apart = min(k, 150)
     _, indices = exact_knn(x[150:], apart, x[:150], False)
-    expected = brute_neighbours(x[150:].numpy(), x[:150].numpy(), apart, own=False)
-    assert np.array_equal(indices.numpy(), expected)
+    expected = brute_neighbours(
+        x[150:].numpy(force=True), x[:150].numpy(force=True), apart, own=False
+    )
+    assert np.array_equal(indices.numpy(force=True), expected)
 
 
 @pytest.mark.parametrize("limit", [1, 1000])
@@ -390,7 +392,7 @@ def test_blocks_of_the_search_change_nothing(limit: int, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("n", [300, 2000])
 def test_two_tight_groups_have_the_recall_of_their_rows(n: int, distance: str) -> None:
     """Whatever the number of rows: classes of four, split over two poles of the sphere."""
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator(torch.get_default_device()).manual_seed(0)
     y = torch.arange(n // 4).repeat(4)
     x = torch.randn(n // 4, 32, generator=g)[y] + 0.3 * torch.randn(n, 32, generator=g)
     poles = torch.nn.functional.normalize(torch.randn(2, 32, generator=g))
@@ -565,7 +567,7 @@ AVERAGES: tuple[dict[str, bool], ...] = ({}, {"avg_of_avgs": True}, {"return_per
 def compared(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and labels on which both calculators are run."""
     x, y = sample()
-    g = torch.Generator().manual_seed(2)
+    g = torch.Generator(torch.get_default_device()).manual_seed(2)
     return {
         "random": (x, y),  # with lone classes among them
         "tied": (torch.randint(-1, 2, (80, 2), generator=g).float(), y),
@@ -733,13 +735,19 @@ def test_every_kind_of_array() -> None:
     x, y = sample()
     x = x.half().float()  # so that every dtype below holds the same numbers
     expected = only_recall().get_accuracy(x, y)
-    for rows in (x.double(), x.half(), x.numpy(), x.double().numpy(), x.clone().requires_grad_()):
+    for rows in (
+        x.double(),
+        x.half(),
+        x.numpy(force=True),
+        x.double().numpy(force=True),
+        x.clone().requires_grad_(),
+    ):
         for labels in (
             y,
             y.int(),
-            y.numpy(),
-            y.numpy().astype(np.int16),
-            (y + 3).numpy().astype("u4"),
+            y.numpy(force=True),
+            y.numpy(force=True).astype(np.int16),
+            (y + 3).numpy(force=True).astype("u4"),
         ):
             assert only_recall().get_accuracy(rows, labels) == expected
     assert only_recall().get_accuracy(x.t().contiguous().t(), y) == expected
@@ -872,7 +880,7 @@ X, Y = torch.eye(4), torch.tensor([0, 0, 1, 1])
     [
         ("query", ([[1.0]], Y), TypeError),
         ("query", (X.long(), Y), TypeError),
-        ("query", (X.long().numpy(), Y), TypeError),
+        ("query", (X.long().numpy(force=True), Y), TypeError),
         ("query", (X[0], Y), ValueError),
         ("query", (X[:0], Y[:0]), ValueError),
         ("query", (X * math.nan, Y), ValueError),
@@ -880,11 +888,11 @@ X, Y = torch.eye(4), torch.tensor([0, 0, 1, 1])
         ("query", (X.double() * 1e300, Y), ValueError),
         ("query_labels", (X, [0, 0, 1, 1]), TypeError),
         ("query_labels", (X, Y + 0.5), TypeError),
-        ("query_labels", (X, (Y + 0.5).numpy()), TypeError),
+        ("query_labels", (X, (Y + 0.5).numpy(force=True)), TypeError),
         ("query_labels", (X, Y.float() + 2**24), TypeError),
         ("query_labels", (X, Y.half() + 2**11), TypeError),
         ("query_labels", (X, Y * math.nan), ValueError),
-        ("query_labels", (X, Y.bool().numpy()), TypeError),
+        ("query_labels", (X, Y.bool().numpy(force=True)), TypeError),
         ("query_labels", (X, None), TypeError),
         ("query_labels", (X, np.array(["a", "a", "b", "b"])), TypeError),
         ("query_labels", (X, Y[:3]), ValueError),
@@ -912,7 +920,13 @@ def test_whole_floating_labels() -> None:
     """As PML's two-stream tester hands them."""
     x, y = sample()
     expected = only_recall().get_accuracy(x, y)
-    for labels in (y.float(), y.double(), y.half(), y.float().numpy(), y.double().numpy()):
+    for labels in (
+        y.float(),
+        y.double(),
+        y.half(),
+        y.float().numpy(force=True),
+        y.double().numpy(force=True),
+    ):
         assert only_recall().get_accuracy(x, labels) == expected
 
 
@@ -936,7 +950,7 @@ def test_in_a_two_stream_tester() -> None:
     assert scores["recall_at_1_level0"] == 1.0
 
 
-@pytest.mark.parametrize("kind", [torch.as_tensor, lambda x: x.numpy()])
+@pytest.mark.parametrize("kind", [torch.as_tensor, lambda x: x.numpy(force=True)])
 def test_arguments_in_the_order_before_pml_2(kind: Any) -> None:
     message = r"^query_labels must have shape \(4,\).*got \(4, 5\).*query, query_labels, reference"
     x = kind(torch.ones(4, 5))
@@ -958,11 +972,11 @@ def test_arguments_in_the_order_before_pml_2(kind: Any) -> None:
         np.array([5, 5, 7, 7], dtype=object),
         [0, 0, 1, 1],
         Y + 0.5,
-        (Y + 0.5).numpy(),
+        (Y + 0.5).numpy(force=True),
         Y.bool(),
-        Y.bool().numpy(),
+        Y.bool().numpy(force=True),
         Y[:, None],
-        Y.numpy()[None],
+        Y.numpy(force=True)[None],
     ],
     ids=repr,
 )

@@ -48,7 +48,11 @@ def test_expand_appends_the_inner_points(
         block = slice(len(x) + k * len(pairs), len(x) + (k + 1) * len(pairs))
         points = np.stack([between[k] for between in inner]).round(9)
         wanted = [(*z, labels[i]) for z, (i, _) in zip(points, pairs, strict=True)]
-        actual = torch.cat([embeddings[block], all_labels[block, None]], dim=1).numpy().round(9)
+        actual = (
+            torch.cat([embeddings[block], all_labels[block, None]], dim=1)
+            .numpy(force=True)
+            .round(9)
+        )
         if pairing == "all":  # in which order the pairs come is not promised
             wanted, actual = sorted(wanted), sorted(map(tuple, actual))
         np.testing.assert_allclose(actual, wanted, rtol=0, atol=2e-9)  # the rounding above

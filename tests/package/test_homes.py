@@ -58,7 +58,7 @@ CLASSES = 10
 
 def batch(seed: int = 0, labels: Tensor = LABELS, dim: int = 4) -> Tensor:
     """Embeddings of `labels`, float64, that want a gradient."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     shape = (len(labels), dim)
     return torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
 
@@ -320,7 +320,7 @@ def test_wrappers_that_take_losses_by_name_refuse_ours(loss: Loss) -> None:
 
 def blobs(step: int) -> tuple[Tensor, Tensor]:
     """8 inputs of 4 blobs in 6 dimensions, of which the first two are noise."""
-    generator = torch.Generator().manual_seed(step)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(step)
     noise = torch.randn((8, 6), generator=generator) * torch.tensor([1, 1, 0.3, 0.3, 0.3, 0.3])
     return torch.eye(6)[2:].repeat(2, 1) + noise, torch.arange(4).repeat(2)
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from loopml import HPHNTripletLoss, LoOpMiner, NPairLoss
 from loopml.host import DISTANCES, _measured, miner_arguments, properties_of
 
-X = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+X = torch.randn(12, 5, generator=torch.Generator(torch.get_default_device()).manual_seed(0))
 Y = torch.arange(12) % 3
-REFS = torch.randn(9, 5, generator=torch.Generator().manual_seed(1))
+REFS = torch.randn(9, 5, generator=torch.Generator(torch.get_default_device()).manual_seed(1))
 REF_LABELS = torch.arange(9) % 3
 
 
@@ -99,7 +99,7 @@ def test_wrong_arguments_of_a_miner() -> None:
         with pytest.raises(ValueError, match="indices_tuple must have three index tensors"):
             LoOpMiner()(X, Y, wrong)
     with pytest.raises(TypeError, match=r"ref_emb must be a torch.Tensor, got ndarray"):
-        LoOpMiner()(X, Y, REFS.numpy(), REF_LABELS)
+        LoOpMiner()(X, Y, REFS.numpy(force=True), REF_LABELS)
     with pytest.raises(ValueError, match="use num_negatives"):
         LoOpMiner(tuples_per_anchor=3)
 

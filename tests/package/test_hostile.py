@@ -111,8 +111,8 @@ def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     if dtype is torch.float16:
         # Beyond this the length, or the gradient of a division by it, is no float16 any more.
         x = np.sign(x) * np.clip(np.abs(x), 0.25, 1e2) * (x != 0)
-    labels = torch.from_numpy(rng.integers(0, classes, n)).to(draw(st.sampled_from(LABEL_DTYPES)))
-    embeddings = torch.from_numpy(x).to(dtype)
+    labels = torch.as_tensor(rng.integers(0, classes, n)).to(draw(st.sampled_from(LABEL_DTYPES)))
+    embeddings = torch.as_tensor(x).to(dtype)
     if draw(st.booleans()):  # a view with strides of its own
         embeddings = embeddings.T.contiguous().T
     return embeddings, labels

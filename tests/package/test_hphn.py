@@ -304,7 +304,7 @@ def negative_distance(x: np.ndarray, labels: np.ndarray, **options: object) -> n
     seen = papers.unit(x) if properties_of(distance).normalizes else x
     same = labels[:, None] == labels
     positive = np.where(same, papers.pair_distances(seen, seen), 0).max(1)
-    return positive + 100.0 - out["losses"].numpy()
+    return positive + 100.0 - out["losses"].numpy(force=True)
 
 
 @given(seed=seeds, normalized=st.booleans(), d=st.sampled_from([2, 3, 6]))
@@ -388,7 +388,7 @@ def test_gradient_is_the_slope_of_the_oracle(name: str) -> None:
         step[at] = 1e-5
         slope[at] = (oracle(x + step) - oracle(x - step)) / 2e-5
     # Central differences with 1e-5: 1e-10 of truncation, 1e-10 of the oracle's rounding.
-    np.testing.assert_allclose(embeddings.grad.numpy(), slope, atol=1e-8)
+    np.testing.assert_allclose(embeddings.grad.numpy(force=True), slope, atol=1e-8)
 
 
 # --- PML's conventions -------------------------------------------------------------------------

@@ -29,7 +29,7 @@ SYNTHESIZERS: dict[str, Callable[[], LoOpMiner | EmbeddingExpansion | None]] = {
 
 def batch(labels: list[int], dim: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
     """A float64 batch that wants a gradient."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     embeddings = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
     return embeddings.requires_grad_(), torch.tensor(labels)
 
@@ -73,8 +73,8 @@ def test_elements_are_those_of_the_definition(kind: str, labels: list[int]) -> N
     embeddings, targets = batch(labels)
     loss = NPairLoss(synthesizer=SYNTHESIZERS[kind]())
     elements = unreduced(loss, embeddings, targets)["loss"]
-    wanted = expected(embeddings.detach().numpy(), labels, kind)
-    np.testing.assert_allclose(elements["losses"].detach().numpy(), wanted, rtol=1e-12)
+    wanted = expected(embeddings.numpy(force=True), labels, kind)
+    np.testing.assert_allclose(elements["losses"].numpy(force=True), wanted, rtol=1e-12)
     assert list(zip(*(i.tolist() for i in elements["indices"]), strict=True)) == curves(labels)[0]
 
 
@@ -111,7 +111,7 @@ def test_segments_between_unit_vectors_are_largest_at_their_ends() -> None:
     """A product of two segments is bilinear: no pair of points inside beats the best corner."""
     labels = LAYOUTS[1]
     embeddings, targets = batch(labels)
-    unit = torch.nn.functional.normalize(embeddings.detach()).numpy()
+    unit = torch.nn.functional.normalize(embeddings.detach()).numpy(force=True)
     fractions = np.linspace(0, 1, 41)[:, None]
     (pairs, negatives), elements = curves(labels), []
     for a, p in pairs:

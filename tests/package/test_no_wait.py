@@ -83,7 +83,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def rows_and_labels(n: int, classes: int) -> tuple[Tensor, Tensor]:
     """Rows on CUDA, and labels of classes in consecutive rows on the CPU."""
     with unset_fake_temporarily():
-        labels = torch.arange(n) * classes // n
+        labels = torch.arange(n, device="cpu") * classes // n
     return torch.randn(n, 8, device="cuda"), labels
 
 

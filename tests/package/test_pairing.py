@@ -84,7 +84,7 @@ def test_large_classes_are_joined_at_their_frontier(sizes: tuple[int, ...], dist
     anchor, positive, _ = LoOpMiner(distance=DISTANCES[distance]())(x, y)
     mined = list(zip(anchor.tolist(), positive.tolist(), strict=True))
     assert len(mined) == len(set(mined))
-    rows = x.numpy(), labels
+    rows = x.numpy(force=True), labels
     assert set(mined) == partners_of(rows, rows, distance)
 
 
@@ -104,8 +104,8 @@ def test_references_are_joined_at_their_frontier(
     anchor, positive, _ = LoOpMiner(distance=DISTANCES[distance]())(x, y, ref, ref_y)
     mined = list(zip(anchor.tolist(), positive.tolist(), strict=True))
     assert len(mined) == len(set(mined))
-    references = ref.numpy(), ref_y.numpy()
-    assert set(mined) == partners_of((x.numpy(), labels), references, distance, few)
+    references = ref.cpu().numpy(), ref_y.cpu().numpy()
+    assert set(mined) == partners_of((x.cpu().numpy(), labels), references, distance, few)
 
 
 @pytest.mark.parametrize("size", [5, 12])

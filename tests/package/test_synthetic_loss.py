@@ -523,10 +523,10 @@ def test_reference_set() -> None:
     assert torch.equal(out.embeddings, x)
     assert torch.equal(out.ref_emb[: len(ref)], ref)
     assert torch.equal(out.ref_labels[: len(ref)], ref_labels)
-    pairs = papers.ordered_pairs(labels.numpy(), ref_labels=ref_labels.numpy())
+    pairs = papers.ordered_pairs(labels.numpy(force=True), ref_labels=ref_labels.numpy(force=True))
     assert sorted(zip(a.tolist(), p.tolist(), strict=True)) == pairs
-    others = papers.curves(ref_labels.numpy())
-    seen, seen_ref = papers.unit(x.numpy()), papers.unit(ref.numpy())
+    others = papers.curves(ref_labels.numpy(force=True))
+    seen, seen_ref = papers.unit(x.numpy(force=True)), papers.unit(ref.numpy(force=True))
     d, _ = papers.curve_distances(seen, pairs, seen_ref, others, "arc")
     ours = LpDistance()(x, out.ref_emb)[a, k]
     for i, (anchor, positive) in enumerate(zip(a.tolist(), p.tolist(), strict=True)):
@@ -582,7 +582,7 @@ def test_antipodal_positive(distance: str, setting: str) -> None:
     (gradient,) = torch.autograd.grad(value.sum(), x)
     assert gradient.isfinite().all()
     at = ((a == 0) & (p == 4)).nonzero().item()
-    unit = papers.unit(x.detach().numpy())
+    unit = papers.unit(x.numpy(force=True))
     at_the_end = seen(torch.tensor(unit[[4]]), torch.tensor(unit[[7]])).item()
     if setting.n == 0 and setting.kind == "ee":
         assert value[at].item() == pytest.approx(at_the_end, abs=1e-9)
@@ -808,7 +808,7 @@ def test_inner_reducer_and_regularizer_are_kept() -> None:
         SyntheticLoss(losses.TripletMarginLoss(margin=20, reducer=r), LoOpMiner())(x, LABELS)
         for r in (SumReducer(), MeanReducer())
     ]
-    pairs = len(papers.ordered_pairs(LABELS.numpy()))
+    pairs = len(papers.ordered_pairs(LABELS.numpy(force=True)))
     torch.testing.assert_close(values[0], pairs * values[1])
     regularized = losses.TripletMarginLoss(margin=20, embedding_regularizer=LpRegularizer())
     added = SyntheticLoss(regularized, LoOpMiner())(x, LABELS) - values[1]

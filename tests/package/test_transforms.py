@@ -31,7 +31,7 @@ ALL: dict[str, Callable[[], torch.nn.Module]] = {
 
 def batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Sixteen rows of eight classes."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     embeddings = torch.randn(16, 6, generator=generator).to(dtype)
     return embeddings, torch.arange(16) // 2
 

@@ -139,7 +139,7 @@ def with_value(value: float) -> Tensor:
 
 BAD_EMBEDDINGS: dict[str, tuple[tuple[type, ...], Callable[[Tensor], Any]]] = {
     "list": ((TypeError,), lambda x: x.tolist()),
-    "numpy": ((TypeError,), lambda x: x.numpy()),
+    "numpy": ((TypeError,), lambda x: x.numpy(force=True)),
     "none": (REFUSED, lambda x: None),
     "one axis": (REFUSED, lambda x: x[:, 0]),
     "three axes": (REFUSED, lambda x: x[None]),
@@ -149,7 +149,7 @@ BAD_EMBEDDINGS: dict[str, tuple[tuple[type, ...], Callable[[Tensor], Any]]] = {
 }
 BAD_LABELS: dict[str, tuple[tuple[type, ...], Callable[[Tensor], Any]]] = {
     "list": ((TypeError,), lambda y: y.tolist()),
-    "numpy": ((TypeError,), lambda y: y.numpy()),
+    "numpy": ((TypeError,), lambda y: y.numpy(force=True)),
     "none": (REFUSED, lambda y: None),
     "floats": (REFUSED, lambda y: y.double()),
     "two axes": (REFUSED, lambda y: y[:, None]),
@@ -268,7 +268,7 @@ NUMBERED = "torch.as_tensor(np.unique(np.asarray({0}, str), return_inverse=True)
 ADVICE: dict[str, list[tuple[Callable[[Tensor], Any], str]]] = {
     "embeddings": [
         (lambda x: x.tolist(), "torch.as_tensor({0})"),
-        (lambda x: x.double().numpy(), "torch.as_tensor({0})"),
+        (lambda x: x.double().numpy(force=True), "torch.as_tensor({0})"),
         (lambda x: list(x), "torch.stack({0})"),
         (lambda x: (10 * x).long(), "{0}.float()"),
         (lambda x: x > 0, "{0}.float()"),
@@ -283,9 +283,9 @@ ADVICE: dict[str, list[tuple[Callable[[Tensor], Any], str]]] = {
     ],
     "labels": [
         (lambda y: y.tolist(), "torch.as_tensor({0})"),
-        (lambda y: y.numpy().astype(np.uint16), "torch.as_tensor({0})"),
+        (lambda y: y.numpy(force=True).astype(np.uint16), "torch.as_tensor({0})"),
         (lambda y: y.bool().tolist(), "torch.as_tensor({0}).long()"),
-        (lambda y: y.double().numpy(), "torch.as_tensor({0}).long()"),
+        (lambda y: y.double().numpy(force=True), "torch.as_tensor({0}).long()"),
         (lambda y: [f"class {i}" for i in y], NUMBERED),
         (lambda y: np.array([f"class {i}" for i in y]), NUMBERED),
         (lambda y: np.array([None, None, "a", "a", 1, 1], dtype=object), NUMBERED),

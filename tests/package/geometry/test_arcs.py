@@ -196,7 +196,7 @@ def test_weights_beside_zero_rows(zeros: tuple[int, ...], seed: int, dim: int) -
     ends[:4] = unit(ends[:4] + 2 * ends[:4, :1])  # some within reach of each other, ...
     ends[4:6, 1] = -ends[4:6, 0]  # ... and arcs that are their ends
     ends[:, list(zeros)] = 0
-    half, angles, weights = arc_weights(torch.from_numpy(ends), least_square(torch.float64))
+    half, angles, weights = arc_weights(torch.as_tensor(ends), least_square(torch.float64))
     assert half.shape == angles.shape == (2, 8)
     w = array(weights)
     point_p = np.einsum("be,bed->bd", w[:, :2], ends[:, :2])
@@ -215,7 +215,7 @@ def test_weights_beside_zero_rows(zeros: tuple[int, ...], seed: int, dim: int) -
 def test_weights_at_an_end_are_exact(at_p: str, at_q: str, seed: int, dim: int) -> None:
     """The answer is an end of both arcs: weights 0 and 1 without a rounding."""
     curves, *_ = kkt_arcs(np.random.default_rng(seed), 8, dim, at_p, at_q)
-    ends = torch.from_numpy(unit(curves)).transpose(0, 1).contiguous()
+    ends = torch.as_tensor(unit(curves)).transpose(0, 1).contiguous()
     weights = arc_weights(ends, least_square(torch.float64))[2]
     wanted = [float(at_p == "start"), float(at_p == "end")]
     wanted += [float(at_q == "start"), float(at_q == "end")]
@@ -230,7 +230,7 @@ def test_a_weight_is_not_a_rounding(seed: int, dim: int) -> None:
     for axis in (p0, unit(p1 - (p0 * p1).sum(-1, keepdims=True) * p0)):
         above = above - (above * axis).sum(-1, keepdims=True) * axis
     q = unit(p0 + above)
-    ends = torch.from_numpy(np.stack([p0, p1, q, q], 1))
+    ends = torch.as_tensor(np.stack([p0, p1, q, q], 1))
     weights = array(arc_weights(ends, least_square(torch.float64))[2])
     other = weights[:, 1] / weights[:, 0]
     assert ((other == 0) | (other > 4 * np.finfo(float).eps)).all()
@@ -241,6 +241,6 @@ def test_a_weight_is_not_a_rounding(seed: int, dim: int) -> None:
 def test_of_equally_near_points_an_end_is_taken(seed: int, dim: int) -> None:
     """Overlapping arcs of one great circle meet in many points, and ends are exact."""
     curves, distance, _ = same_circle_arcs(np.random.default_rng(seed), 50, dim)
-    ends = torch.from_numpy(curves[:, distance == 0]).transpose(0, 1).contiguous()
+    ends = torch.as_tensor(curves[:, distance == 0]).transpose(0, 1).contiguous()
     weights = array(arc_weights(ends, least_square(torch.float64))[2])
     assert (weights == 0).any(-1).all()

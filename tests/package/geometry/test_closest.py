@@ -84,7 +84,7 @@ def test_fractions_and_points_known_by_construction(
         if place == "inside":
             # Parallel segments (always so in d = 2) may be closest at an end as well.
             unique = np.isfinite(problem.gradient).all((0, -1))
-            assert ((fraction > 0) & (fraction < 1))[torch.from_numpy(unique)].all()
+            assert ((fraction > 0) & (fraction < 1))[torch.as_tensor(unique)].all()
         else:
             assert (fraction == float(place == "end")).all()
 

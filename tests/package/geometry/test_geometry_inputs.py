@@ -28,7 +28,7 @@ every_argument = pytest.mark.parametrize("argument", ARGUMENTS)
 
 def call(name: str, **bad: object) -> object:
     """The function on good input (3, 4), but for the arguments given."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     good = {end: torch.randn(3, 4, generator=generator) for end in ARGUMENTS}
     function: Callable[..., object] = getattr(geometry, name)
     return function(**(good | bad))

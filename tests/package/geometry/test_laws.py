@@ -103,7 +103,7 @@ def test_corners_are_upper_bounds(kind: Kind, data: st.DataObject, dtype: torch.
     distance = FUNCTIONS[kind].distance(*curves)
     p0, p1, q0, q1 = unit(array(curves)) if kind == "arc" else array(curves)
     corners = [np.linalg.norm(p - q, axis=-1) for p in (p0, p1) for q in (q0, q1)]
-    nearest = torch.from_numpy(np.min(corners, axis=0)).to(dtype)
+    nearest = torch.as_tensor(np.min(corners, axis=0)).to(dtype)
     assert_near(kind, torch.minimum(distance, nearest), distance, array(curves))
     sound_gradient(kind, distance, curves)
 
@@ -125,7 +125,7 @@ def test_embedding_expansion_tends_to_loop_from_above(kind: Kind, data: st.DataO
     assert (np.diff(values, axis=0) <= 0).all()
     longest = np.linalg.norm(p1 - p0, axis=-1) + np.linalg.norm(q1 - q0, axis=-1)
     half_step = (2 * np.pi if kind == "arc" else longest) / (2 * 32)
-    low, high = torch.from_numpy(values[-1] - half_step), torch.from_numpy(values[-1])
+    low, high = torch.as_tensor(values[-1] - half_step), torch.as_tensor(values[-1])
     assert_near(kind, torch.minimum(distance, high), distance, problem.curves)
     assert_near(kind, torch.maximum(distance, low), distance, problem.curves)
     sound_gradient(kind, distance, curves)

@@ -81,7 +81,7 @@ def test_more_curves_than_one_block(kind: Kind) -> None:
     rng = np.random.default_rng(0)
     p0, p1, *_ = FAMILIES["random"](rng, 701, 4)
     _, _, q0, q1 = FAMILIES["random"](rng, 401, 4)
-    ends = [torch.from_numpy(end) for end in (p0, p1, q0, q1)]
+    ends = [torch.as_tensor(end) for end in (p0, p1, q0, q1)]
     found = FUNCTIONS[kind].pairwise(*ends)
     expected = FUNCTIONS[kind].distance(ends[0][:, None], ends[1][:, None], *ends[2:])
     assert_near(kind, found, expected, np.stack([p0, p1]))
