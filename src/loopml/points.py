@@ -151,7 +151,9 @@ def _nearest_references(
 
 def _both_inner(points: Points, rows: Pairs, cols: Pairs) -> tuple[Tensor, Tensor]:
     of_rows = _inner(points, rows)
-    return of_rows, of_rows if cols is rows else _inner(points, cols)
+    # By their tensors, since the compiler of torch 2.4 compares tuples by their elements.
+    same = cols.first is rows.first and cols.second is rows.second
+    return of_rows, of_rows if same else _inner(points, cols)
 
 
 def _inner(points: Points, pairs: Pairs) -> Tensor:
