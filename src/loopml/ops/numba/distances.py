@@ -7,6 +7,7 @@ from numba import njit
 from torch import Tensor, from_numpy
 
 from loopml.ops.numba.rows import ANY_ORDER, array_of, inverse_length, length_of, product, scale_of
+from loopml.ops.numba.scores import ENTRY, INNER
 
 # Which points are divided by their length: the numbers of ``Scaled``.
 NONE, BETWEEN, ALL = 0, 1, 2
@@ -57,7 +58,7 @@ def distances_backward(
     return from_numpy(of_points)
 
 
-@njit
+@njit(**INNER)
 def _share(points, index, weight, least, scales):
     """The weight of a row, over its length where rows are; a length is computed once."""
     if least >= 0 and scales[index] == 0:
@@ -65,7 +66,7 @@ def _share(points, index, weight, least, scales):
     return weight * scales[index]
 
 
-@njit(fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def _point(first, last, a, b, is_scaled, point):
     """Fill ``point`` with the sum of two rows; what it has to be multiplied by."""
     for k in range(len(point)):
@@ -73,7 +74,7 @@ def _point(first, last, a, b, is_scaled, point):
     return inverse_length(product(point, point), 0.0) if is_scaled else 1.0
 
 
-@njit
+@njit(**INNER)
 def _points(points, least, ends, weights, scaled, scales, p, q):
     """Fill ``p`` and ``q`` with two points; what each has to be multiplied by."""
     w0, w1, v0, v1 = weights
@@ -86,7 +87,7 @@ def _points(points, least, ends, weights, scaled, scales, p, q):
     return p_scale, q_scale, is_p, is_q
 
 
-@njit(fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def _sq_apart(p, q, p_scale, q_scale):
     total = 0.0
     for k in range(len(p)):
@@ -95,7 +96,7 @@ def _sq_apart(p, q, p_scale, q_scale):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(**ENTRY)
 def _distances(points, least, ends, weights, scaled, touch, sq_size):
     m, d = len(ends), points.shape[1]
     distance = np.empty(m, points.dtype)
@@ -109,7 +110,7 @@ def _distances(points, least, ends, weights, scaled, touch, sq_size):
     return distance
 
 
-@njit(fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def _of_point(point, other, scale, other_scale, is_scaled, share):
     """Make ``point`` the gradient of the sum that it is, from that of a distance to another."""
     along = 0.0
@@ -121,13 +122,13 @@ def _of_point(point, other, scale, other_scale, is_scaled, share):
         point[k] = share * scale * (x - other_scale * other[k] - along * x)
 
 
-@njit(fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def _add(gradient, of_point, weight):
     for k in range(len(of_point)):
         gradient[k] += weight * of_point[k]
 
 
-@njit(cache=True, nogil=True)
+@njit(**ENTRY)
 def _backward(points, least, ends, weights, scaled, distance, of_distance):
     m, d = len(ends), points.shape[1]
     gradient = np.zeros((len(points), d), points.dtype)
@@ -153,7 +154,7 @@ def _backward(points, least, ends, weights, scaled, distance, of_distance):
     return gradient
 
 
-@njit(fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def _through_length(row, of_unit, least):
     """Make the gradient of a row over its length that of the row."""
     length = length_of(row)

@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from loopml.ops.numba.scores import INNER
+
 # The order of a sum is left to the compiler, which can then add several numbers at a time.
 ANY_ORDER = {"reassoc", "contract"}
 
@@ -21,7 +23,7 @@ def array_of(x: Tensor) -> np.ndarray[Any, Any]:
     return array
 
 
-@njit(fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def product(x, y):
     """The inner product of two vectors."""
     total = 0.0
@@ -31,13 +33,13 @@ def product(x, y):
     return total
 
 
-@njit
+@njit(**INNER)
 def inverse_length(sq_length, least):
     """``cones.inverse_length``."""
     return 1 / math.sqrt(sq_length) if sq_length > least else 0.0
 
 
-@njit
+@njit(**INNER)
 def length_of(row):
     """The length of a vector."""
     square = product(row, row)
@@ -53,13 +55,13 @@ def length_of(row):
     return largest * math.sqrt(square)
 
 
-@njit
+@njit(**INNER)
 def scale_of(row, least):
     """What a row is multiplied by: one over its length, or over ``least``; 1 if that is below 0."""
     return 1 / max(length_of(row), least) if least >= 0 else 1.0
 
 
-@njit(fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def take_rows(points, index, least, rows):
     """Fill ``rows`` (e, d) with the points at ``index`` (e,)."""
     for j in range(len(index)):

@@ -11,6 +11,7 @@ from numba import njit
 from torch import Tensor, from_numpy
 
 from loopml.ops.numba.rows import ANY_ORDER, array_of, inverse_length, product, take_rows
+from loopml.ops.numba.scores import ENTRY, INNER
 
 _EPS = 2.0**-52
 _TINY = 2.0**-1022
@@ -51,7 +52,7 @@ def solve_samples(
     return from_numpy(_samples(*arrays, *at, normalize, similarity, unit))
 
 
-@njit(fastmath=ANY_ORDER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def _sq_distance_at(vectors, weights):
     """The square of ``w0 v0 + w1 v1 - w2 v2 - w3 v3``."""
     total = 0.0
@@ -62,7 +63,7 @@ def _sq_distance_at(vectors, weights):
     return total
 
 
-@njit
+@njit(**INNER)
 def _sq_distance_of(products, weights):
     """The same from the products of the vectors: (4, 4), of which the upper half is filled."""
     total = 0.0
@@ -73,7 +74,7 @@ def _sq_distance_of(products, weights):
     return total
 
 
-@njit
+@njit(**INNER)
 def _cone(sq_sum, sq_difference, inner, least):
     """``cones.cones_of``: per_sum, per_difference, half, skew, lean."""
     per_sum = inverse_length(sq_sum, least) if abs(inner) < 0.5 else 0.0
@@ -83,22 +84,22 @@ def _cone(sq_sum, sq_difference, inner, least):
     return per_sum, per_difference, half, inner * per_sum * per_sum, lean
 
 
-@njit
+@njit(**INNER)
 def _on_frame(of_sum, of_difference, cone):
     return of_sum * cone[0], (of_difference - cone[3] * of_sum) * cone[1]
 
 
-@njit
+@njit(**INNER)
 def _clamped(angle, half):
     return min(max(angle, -half), half)
 
 
-@njit
+@njit(**INNER)
 def _answer(x, y, cone):
     return _clamped(math.atan2(y - cone[4], x - _TINY), cone[2])
 
 
-@njit
+@njit(**INNER)
 def _weights_at(angle, cone):
     """``cones.weights_at``: of the sum and of the difference."""
     half = cone[2]
@@ -110,7 +111,7 @@ def _weights_at(angle, cone):
     return middle, along
 
 
-@njit(cache=True, nogil=True)
+@njit(**ENTRY)
 def _arcs(points, ends, opposite):
     m, d = len(ends), points.shape[1]
     weights = np.empty((m, 4))
@@ -177,7 +178,7 @@ def _arcs(points, ends, opposite):
     return weights
 
 
-@njit(cache=True, nogil=True)
+@njit(**ENTRY)
 def _segments(points, least, ends):
     m, d = len(ends), points.shape[1]
     weights = np.empty((m, 4))
@@ -230,7 +231,7 @@ def _segments(points, least, ends):
     return weights, sq_sizes
 
 
-@njit
+@njit(**INNER)
 def _sample(w1, sq0, inner, sq1, normalize, unit):
     """``scores.sample_terms`` of one point: both weights and the square."""
     w0 = 1 - w1
@@ -246,7 +247,7 @@ def _sample(w1, sq0, inner, sq1, normalize, unit):
     return w0 * scale, w1 * scale, sq * scale * scale
 
 
-@njit(cache=True, nogil=True)
+@njit(**ENTRY)
 def _samples(points, least, ends, p_fractions, q_fractions, normalize, similarity, unit):
     m, d = len(ends), points.shape[1]
     weights = np.empty((m, 4))
