@@ -67,16 +67,16 @@ def measured(kind: str, x: Tensor) -> tuple[Tensor, Tensor]:
     return measure_distance(curve, points, Negatives(index[:, 0], index[:, 1], cols))
 
 
-@pytest.mark.parametrize("length", [1e-5, 3e-4, 8e-4, 1e-2, 0.5, 2.0])
-@pytest.mark.parametrize("separation", [1e-5, 5.4e-4, 1e-2, 0.5, 2.0])
+@pytest.mark.parametrize("length", [1e-5, 8e-4, 0.5, 2.0])
+@pytest.mark.parametrize("separation", [1e-5, 5.4e-4, 0.3, 2.0])
 @pytest.mark.parametrize("kind", ["arcs", "segments"])
 def test_short_curves_are_measured_as_long_ones(
-    kind: str, length: float, separation: float, path: str
+    kind: str, length: float, separation: float
 ) -> None:
     """In float32, within 1e-6 of the distance and 2e-7 of the true minimum of those very rows."""
     rng = np.random.default_rng(int(1e6 * (length + separation)))
     rows = []
-    for _ in range(8):
+    for _ in range(4):
         base = np.linalg.qr(rng.normal(size=(16, 4)))[0].T
         turn = separation / 2 if kind == "segments" else np.arcsin(min(1.0, separation / 2))
         away = base[0] if kind == "segments" else np.cos(2 * turn) * base[0]
@@ -87,10 +87,11 @@ def test_short_curves_are_measured_as_long_ones(
             for angle in (shift - 1, shift + 1):
                 rows.append(np.cos(half * angle) * middle + np.sin(half * angle) * along)
     x = torch.tensor(np.stack(rows), dtype=torch.float32)
-    _, distance = measured(kind, x)
     ends = x.double().view(-1, 4, 16).numpy().swapaxes(0, 1)
     wanted = brute_force("arc" if kind == "arcs" else "segment", ends).distance
-    assert (np.abs(distance.numpy() - wanted) <= 1e-6 * wanted + 2e-7).all()
+    for name in PATHS if compiled.kernels() else PATHS[:1]:
+        _, distance = on_path(name, measured, kind, x)
+        assert (np.abs(distance.numpy() - wanted) <= 1e-6 * wanted + 2e-7).all()
 
 
 # The weights of nearly parallel curves are known to few digits, their distance to all.

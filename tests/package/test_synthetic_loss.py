@@ -322,7 +322,7 @@ def test_wrapped_loss_equals_overwriting_the_matrix(name: str, distance: str, se
 REF_CASES = [(name, distance) for name, distance in CASES if name in WITH_REFERENCES]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", ["loop of 3", "ee2 raw"])
 @pytest.mark.parametrize(("name", "distance"), REF_CASES)
 def test_references_equal_overwriting_the_matrix(name: str, distance: str, setting: str) -> None:
     """So it does against references, of which uneven classes and one has no row in the batch."""
@@ -340,7 +340,7 @@ def test_references_equal_overwriting_the_matrix(name: str, distance: str, setti
 
 
 @pytest.mark.parametrize("smooth", [True, False])
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", ["loop", "loop of all", "ee2 of 3"])
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_swap_equals_overwriting_the_matrix(distance: str, setting: str, smooth: bool) -> None:
     """The positive is on the curve whose distance it is, and as far from the negative."""
