@@ -20,7 +20,8 @@ def side(inner: Tensor, pairs: Pairs) -> Side:
 def problem(inner: Tensor, rows: Pairs, cols: Pairs) -> tuple[Gram, Side, Side]:
     """What the searches of ``loopml.ops`` take, but for their options."""
     of_rows = side(inner, rows)
-    return gram_of(inner), of_rows, of_rows if cols is rows else side(inner, cols)
+    same = cols.first is rows.first  # the compiler of torch 2.4 compares tuples by their elements
+    return gram_of(inner), of_rows, of_rows if same else side(inner, cols)
 
 
 def own_products(inner: Tensor, pairs: Pairs) -> Tensor:
