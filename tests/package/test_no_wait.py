@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, NPairLoss
-from loopml._types import Pairs
+from loopml._types import Side
 from loopml.pairing import ALL_UP_TO
 
 RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
@@ -61,10 +61,10 @@ def kernel_of(op: Any, gram: Tensor) -> Callable[..., Any]:
     return call
 
 
-def launch(kind: str, gram: Tensor, rows: Pairs, *_: Any) -> tuple[Tensor, Tensor]:
+def launch(kind: str, inner: Tensor, rows: Side, *_: Any) -> tuple[Tensor, Tensor]:
     """Results of a kernel that does not run."""
-    shape = (len(rows.first), 1)
-    return rows.first.new_empty(shape), gram.new_empty(shape)
+    shape = (len(rows.inner), 1)
+    return rows.pairs.first.new_empty(shape), inner.new_empty(shape)
 
 
 @pytest.fixture
