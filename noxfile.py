@@ -78,6 +78,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """The whole test suite, and how much of src it runs; too little is an error."""
+    session.install(TORCH, "-e", ".[dev]")
+    session.run("python", "-m", "pytest", "--quiet", "-n", "auto", "--cov")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation site and its examples; a warning is an error."""
     session.install(TORCH, "-e", ".[docs]")
