@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from functools import cache
 from typing import Any
 
@@ -17,9 +18,19 @@ from loopml.geometry.lengths import is_traced
 def kernels() -> Any | None:
     """The module of compiled functions, or None where there is no numba.
 
-    It is imported when it is first needed, so that importing loopml does not load numba.
+    It is imported when it is first needed, so that importing loopml does not load numba. One that
+    does not fit the NumPy beside it is told of once, and is not used.
     """
     if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:
+        warnings.warn(
+            f"numba is installed but cannot be imported ({error}), so loopml computes in PyTorch "
+            "alone; install a numba that fits, or uninstall it",
+            stacklevel=2,
+        )
         return None
     return importlib.import_module("loopml.ops.numba")
 

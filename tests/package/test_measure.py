@@ -200,6 +200,18 @@ def test_compiled_functions_take_plain_tensors_alone() -> None:
     assert seen == [None]
 
 
+def test_a_numba_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra: a broken one costs time and no training."""
+    pytest.importorskip("numba", reason="numba is not installed: pip install loopml[fast]")
+
+    def refuse(name: str) -> None:
+        raise ImportError("Numba needs another NumPy")
+
+    monkeypatch.setattr(compiled.importlib, "import_module", refuse)
+    with pytest.warns(UserWarning, match="needs another NumPy.*PyTorch alone"):
+        assert compiled.kernels.__wrapped__() is None
+
+
 def test_threads_do_not_meet() -> None:
     """Several threads at once, as data-parallel training has them."""
     torch.manual_seed(0)

@@ -109,4 +109,6 @@ class DistanceBound:
     def limit(self, first: Tensor, second: Tensor, slack: Tensor, col: Tensor) -> Tensor:
         """The score of a column from the distances of its ends to the row, and rounding."""
         segment = SegmentTerms(*self._segments.index_select(-1, col))
-        return slack + self._eps * segment.sq_length - sq_to_segment(-first, -second, segment)
+        # A segment too short to have a length is its two ends.
+        nearest = torch.maximum(-sq_to_segment(-first, -second, segment), first)
+        return slack + self._eps * segment.sq_length + torch.maximum(nearest, second)
