@@ -1,9 +1,22 @@
 """The arguments of a search for curves among one set of points, from their Gram matrix."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from loopml._types import Gram, Pairs, Side
 from loopml.ops import scores
+
+# How n rows are in classes.
+LAYOUTS: dict[str, Callable[[int], Tensor]] = {
+    "pairs": lambda n: torch.arange(n) // 2,
+    "fours": lambda n: torch.arange(n) // 4,
+    "uneven": lambda n: (torch.arange(n) ** 0.5).long() - 3,
+    "shuffled": lambda n: torch.randperm(n) % 7,
+    "lone": torch.arange,
+    "two": lambda n: (torch.arange(n) >= n // 2).long() * 2**40,
+}
 
 
 def gram_of(inner: Tensor) -> Gram:

@@ -21,6 +21,7 @@ from loopml.batch import Batch
 from loopml.ops import scores
 from loopml.pairing import pair_up
 from loopml.selection import smallest_per_group
+from tests.oracles.searches import LAYOUTS as SEVERAL
 from tests.oracles.searches import gram_of as square_of
 from tests.oracles.searches import own_products, problem, side
 
@@ -128,15 +129,7 @@ FAMILIES: dict[str, Callable[[int, int], Tensor]] = {
     "tiny": lambda n, d: 1e-15 * torch.randn(n, d),
     "of every size": lambda n, d: torch.randn(n, d) * 10.0 ** torch.randint(-9, 10, (n, 1)),
 }
-LAYOUTS: dict[str, Callable[[int], Tensor]] = {
-    "pairs": lambda n: torch.arange(n) // 2,
-    "fours": lambda n: torch.arange(n) // 4,
-    "uneven": lambda n: (torch.arange(n) ** 0.5).long() - 3,
-    "shuffled": lambda n: torch.randperm(n) % 7,
-    "lone": torch.arange,
-    "two": lambda n: (torch.arange(n) >= n // 2).long() * 2**40,
-    "one": lambda n: torch.zeros(n, dtype=torch.int64),
-}
+LAYOUTS = {**SEVERAL, "one": lambda n: torch.zeros(n, dtype=torch.int64)}
 
 
 def gram_of(name: str, family: str, n: int, d: int, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ from loopml import compiled, ops
 from loopml._types import Pairs
 from loopml.geometry import pairwise_arc_distance, pairwise_segment_distance
 from loopml.ops import blocks, bounds, positives, scores, search
-from tests.oracles.searches import gram_of, own_products, problem
+from tests.oracles.searches import LAYOUTS, gram_of, own_products, problem
 
 FRACTIONS = (0.0, 1 / 3, 2 / 3, 1.0)
 
@@ -59,14 +59,6 @@ FAMILIES = (
     "any length",
     "negative products of any length",
 )
-LABELS: dict[str, Callable[[int], Tensor]] = {
-    "pairs": lambda n: torch.arange(n) // 2,
-    "fours": lambda n: torch.arange(n) // 4,
-    "uneven": lambda n: (torch.arange(n) ** 0.5).long() - 3,
-    "shuffled": lambda n: torch.randperm(n) % 7,
-    "lone": torch.arange,
-    "two": lambda n: (torch.arange(n) >= n // 2).long() * 2**40,
-}
 
 
 def curves_of(labels: Tensor) -> Pairs:
@@ -138,10 +130,10 @@ Problem = tuple[Tensor, Pairs, Pairs, Tensor]
 def problems(family: str, kind: str, dtype: torch.dtype) -> list[Problem]:
     """One for each layout, solved once for all paths."""
     made = []
-    for d, layout in zip((2, 5, 16, 8, 4, 6), LABELS, strict=True):
+    for d, layout in zip((2, 5, 16, 8, 4, 6), LAYOUTS, strict=True):
         x = rows_of(family, 26, d).to(dtype)
         x = unit(x) if kind == "arcs" else x
-        cols = curves_of(LABELS[layout](len(x)))
+        cols = curves_of(LAYOUTS[layout](len(x)))
         rows = cols.take(slice(len(cols.first) // 2))
         wide = unit(x.double()) if kind == "arcs" else x.double()
         values = reference(kind, wide, rows, cols)
@@ -177,7 +169,7 @@ def test_ties_go_to_the_lowest_column(
     """A column that is there three times is found at its first place."""
     take_path(path, monkeypatch)
     x = rows_of("random", 24, 5)
-    curves = curves_of(LABELS["fours"](24))
+    curves = curves_of(LAYOUTS["fours"](24))
     c = len(curves.first)
     order = torch.randperm(c)
     thrice = curves.take(torch.cat([order, order, order.flip(0)]))
@@ -240,7 +232,7 @@ def test_labels_that_are_neighbours_are_different(monkeypatch: pytest.MonkeyPatc
 def test_k_nearest_come_in_order(kind: str) -> None:
     """The k lowest values, lowest first; there are no more than columns."""
     x = rows_of("random", 20, 6)
-    curves = curves_of(LABELS["pairs"](20))
+    curves = curves_of(LAYOUTS["pairs"](20))
     values = reference(kind, x, curves, curves)
     allowed = curves.label.unsqueeze(1) != curves.label
     values = values.where(allowed, torch.inf).sort(1).values
@@ -253,13 +245,13 @@ def test_k_nearest_come_in_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize("few", [0, 1000], ids=["list", "grid"])
-@pytest.mark.parametrize("layout", LABELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_farthest_positives(layout: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The farthest other row of the class; -1 for a lone one; the first of equal ones."""
     monkeypatch.setattr(positives, "_FEW", few)
     x = rows_of("random", 30, 5) * torch.rand(30, 1, dtype=torch.float64)
     x[9] = x[8]
-    labels = LABELS[layout](30)
+    labels = LAYOUTS[layout](30)
     far = torch.cdist(x, x).masked_fill(labels.unsqueeze(1) != labels, -1).fill_diagonal_(-1)
     wanted = far.argmax(1).where(far.amax(1) >= 0, -1)
     assert torch.equal(ops.farthest_positives(gram_of(x @ x.T), labels), wanted)
@@ -317,11 +309,11 @@ def test_bounds_change_nothing(
     kind: str, scene: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Index and value, bit for bit, with and without bounds, one nearest or several."""
-    for layout in LABELS:
+    for layout in LAYOUTS:
         x = SCENES[scene]()
         x = torch.nn.functional.normalize(x) if kind in AS_DIRECTIONS else x
         x = x.to(dtype)
-        cols = curves_of(LABELS[layout](len(x)))
+        cols = curves_of(LAYOUTS[layout](len(x)))
         rows = cols.take(slice(None, None, 2))
         take_path("list", monkeypatch)
         monkeypatch.setattr(bounds, "_MANY", float("inf"))
@@ -474,7 +466,7 @@ def problems_with_zeros(zeros: tuple[int, ...], kind: str, layout: str) -> list[
     for family in ("random", "negative products", "clustered"):
         x = rows_of(family, 20, 4)
         x[list(zeros)] = 0
-        curves = curves_of(LABELS[layout](20))
+        curves = curves_of(LAYOUTS[layout](20))
         cols = curves.take(torch.randperm(len(curves.first)))
         values = by_distance(kind, x, curves, cols)
         values = values.where(curves.label.unsqueeze(1) != cols.label, torch.inf)
@@ -483,7 +475,7 @@ def problems_with_zeros(zeros: tuple[int, ...], kind: str, layout: str) -> list[
 
 
 @pytest.mark.parametrize("path", ["grid", "list"])
-@pytest.mark.parametrize("layout", LABELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", AS_DIRECTIONS)
 @pytest.mark.parametrize("zeros", [(0, 1), tuple(range(0, 20, 2))], ids=str)
 def test_zero_rows_are_compared_by_distance(
@@ -539,7 +531,7 @@ def test_nearly_unit_rows_are_compared_by_distance(length: float) -> None:
     """Rows are on the sphere where the caller says so, whatever their lengths are near to."""
     x = rows_of("collapsed", 20, 5)
     x[::3] *= length
-    curves = curves_of(LABELS["pairs"](20))
+    curves = curves_of(LAYOUTS["pairs"](20))
     index, value = found("samples normalized", x @ x.T, curves, curves)
     values = reference("samples normalized", x, curves, curves)
     values = values.where(curves.label.unsqueeze(1) != curves.label, torch.inf)
@@ -557,7 +549,7 @@ def test_distances_serve_as_a_gram_matrix(
     take_path(path, monkeypatch)
     x = rows_of("clustered", 24, 5)
     x[4] += 1e5
-    curves = curves_of(LABELS["fours"](24))
+    curves = curves_of(LAYOUTS["fours"](24))
     curves = curves.take((curves.first != 4) & (curves.second != 4))
     values = reference(kind, x, curves, curves)
     values = values.where(curves.label.unsqueeze(1) != curves.label, torch.inf)
