@@ -319,6 +319,21 @@ def test_wrapped_loss_equals_overwriting_the_matrix(name: str, distance: str, se
     assert_equals_overwriting(lambda x: wrapped(x, LABELS), loss, SETTINGS[setting], batch())
 
 
+def assert_references_equal_overwriting(
+    wrapped: SyntheticLoss, loss: Any, setting: str, labels: Tensor
+) -> None:
+    """The same against references, for a batch of these labels."""
+    references = batch(2), LABELS
+    assert_equals_overwriting(
+        lambda x: wrapped(x, labels, None, *references),
+        loss,
+        SETTINGS[setting],
+        batch(1, labels),
+        labels,
+        references,
+    )
+
+
 REF_CASES = [(name, distance) for name, distance in CASES if name in WITH_REFERENCES]
 
 
@@ -328,15 +343,7 @@ def test_references_equal_overwriting_the_matrix(name: str, distance: str, setti
     """So it does against references, of which uneven classes and one has no row in the batch."""
     loss = SUPPORTED[name](DISTANCES[distance]())
     wrapped = SyntheticLoss(copy.deepcopy(loss), SETTINGS[setting].build())
-    labels, references = torch.tensor([1, 3, 0, 1, 8]), (batch(2), LABELS)
-    assert_equals_overwriting(
-        lambda x: wrapped(x, labels, None, *references),
-        loss,
-        SETTINGS[setting],
-        batch(1, labels),
-        labels,
-        references,
-    )
+    assert_references_equal_overwriting(wrapped, loss, setting, torch.tensor([1, 3, 0, 1, 8]))
 
 
 @pytest.mark.parametrize("smooth", [True, False])
@@ -352,16 +359,8 @@ def test_swap_equals_overwriting_the_matrix(distance: str, setting: str, smooth:
     assert_equals_overwriting(lambda x: wrapped(x, LABELS), loss, SETTINGS[setting], x)
     assert wrapped.loss.swap
     # References have no row of the matrix, and the distance is that of the curve just the same.
-    labels, references = LABELS[:5], (batch(2), LABELS)
     loss.swap = False
-    assert_equals_overwriting(
-        lambda x: wrapped(x, labels, None, *references),
-        loss,
-        SETTINGS[setting],
-        batch(1, labels),
-        labels,
-        references,
-    )
+    assert_references_equal_overwriting(wrapped, loss, setting, LABELS[:5])
 
 
 @pytest.mark.parametrize(
