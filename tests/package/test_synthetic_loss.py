@@ -320,7 +320,7 @@ def test_wrapped_loss_equals_overwriting_the_matrix(name: str, distance: str, se
 
 
 def assert_references_equal_overwriting(
-    wrapped: SyntheticLoss, loss: Any, setting: str, labels: Tensor
+    wrapped: SyntheticLoss, loss: torch.nn.Module, setting: str, labels: Tensor
 ) -> None:
     """The same against references, for a batch of these labels."""
     references = batch(2), LABELS
