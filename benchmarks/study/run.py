@@ -30,16 +30,26 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from benchmarks.provenance import RESULTS
-from benchmarks.study.cells import LOSSES, SYNTHESES, Cell, Setting, grid, idea_cells, objective
+from benchmarks.study.cells import (
+    LOSSES,
+    SYNTHESES,
+    Cell,
+    Setting,
+    grid,
+    idea_cells,
+    objective,
+    syntheses_of,
+)
 from benchmarks.study.ledger import TUNING_SEEDS, Ledger, Outcome, Row, Run
-from benchmarks.study.tasks import DATASETS, final_task, tuning_task
+from benchmarks.study.tasks import DATASETS, VARIATIONS, Task, final_task, tuning_task
 from examples.kit.training import embed, epoch_of_batches, fixed_batch, hardest_negatives
 from loopml.evaluation import RetrievalAccuracy
 
@@ -63,7 +73,7 @@ def train(run: Run) -> Outcome:
     for epoch in range(task.epochs):
         loss_fn = objective(run.cell, run.setting.margin, epoch)
         net.train()
-        for inputs, labels in epoch_of_batches(data, task.labels):
+        for inputs, labels in batches_of(task, data):
             start = time.perf_counter()
             loss = loss_fn(net(inputs), labels)
             optimizer.zero_grad()
@@ -90,10 +100,18 @@ def train(run: Run) -> Outcome:
     return Outcome(scores, epochs)
 
 
+def batches_of(task: Task, data: TensorDataset) -> DataLoader[Any]:
+    """The batches of an epoch, drawn anew."""
+    batch_size = task.classes_per_batch * task.rows_per_class
+    rows = len(task.labels) if task.steps is None else task.steps * batch_size
+    return epoch_of_batches(data, task.labels, task.rows_per_class, batch_size, rows)
+
+
 def study_cells(options: argparse.Namespace) -> list[Cell]:
     """The cells of the study, or those of the ideas."""
-    names = product(options.datasets, options.losses, options.synthesis)
-    cells = [Cell(*name) for name in names]
+    varied = [f"{name}-{way}" for name in options.datasets for way in options.variations]
+    names = product(varied or options.datasets, options.losses, options.synthesis)
+    cells = [Cell(*name) for name in names if name[2] in syntheses_of(name[1])]
     return [idea for cell in cells for idea in idea_cells(cell)] if options.ideas else cells
 
 
@@ -125,6 +143,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     for name, choices in (("datasets", DATASETS), ("losses", LOSSES), ("synthesis", SYNTHESES)):
         add(f"--{name}", nargs="+", choices=list(choices), default=list(choices), metavar="NAME")
+    add("--variations", nargs="+", choices=VARIATIONS, default=[], metavar="NAME")
     add("--seeds", nargs="+", type=int, default=list(range(SEEDS)), help="default: 0 to 9")
     add("--ideas", action="store_true", help="the ideas instead of the study")
     add("--jobs", type=int, default=2, help="trainings at a time, each in a process")

@@ -22,10 +22,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from benchmarks.provenance import RESULTS
-from benchmarks.study.cells import LOSSES, SYNTHESES, Cell, objective
+from benchmarks.study.cells import LOSSES, Cell, objective, syntheses_of
 from benchmarks.study.ledger import STEPS, Ledger
+from benchmarks.study.run import batches_of
 from benchmarks.study.tasks import DATASETS, final_task
-from examples.kit.training import epoch_of_batches
 
 
 def measure(dataset: str, ledger: Ledger, rounds: int) -> list[dict[str, Any]]:
@@ -34,9 +34,8 @@ def measure(dataset: str, ledger: Ledger, rounds: int) -> list[dict[str, Any]]:
     np.random.seed(0)  # noqa: NPY002, MPerClassSampler draws from this generator
     task = final_task(dataset)
     net = task.make_net().train()
-    batches = epoch_of_batches(TensorDataset(task.inputs, task.labels), task.labels)
-    inputs, labels = next(iter(batches))
-    cells = [Cell(dataset, loss, synthesis) for loss in LOSSES for synthesis in SYNTHESES]
+    inputs, labels = next(iter(batches_of(task, TensorDataset(task.inputs, task.labels))))
+    cells = [Cell(dataset, loss, name) for loss in LOSSES for name in syntheses_of(loss)]
     steps = {cell: objective(cell, ledger.best_setting(cell).margin, epoch=1) for cell in cells}
     seconds: dict[Cell, list[float]] = {cell: [] for cell in cells}
     order = random.Random(0)

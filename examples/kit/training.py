@@ -88,12 +88,18 @@ def make_net(dim: int = 64) -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # half the time on a CPU
 
 
-def epoch_of_batches(dataset: Dataset[Any], labels: Tensor) -> DataLoader[Any]:
-    """One pass of batches of 32 classes with 4 images each."""
+def epoch_of_batches(
+    dataset: Dataset[Any],
+    labels: Tensor,
+    rows_per_class: int = IMAGES_PER_CLASS,
+    batch_size: int = BATCH_SIZE,
+    length: int | None = None,
+) -> DataLoader[Any]:
+    """One pass of batches of 32 classes with 4 images each, or ``length`` rows of others."""
     # A new sampler for each epoch: it shuffles its classes in place, so an old one would have a
     # state of its own beside that of the random generator.
-    sampler = MPerClassSampler(labels, IMAGES_PER_CLASS, BATCH_SIZE, len(labels))
-    return DataLoader(dataset, BATCH_SIZE, sampler=sampler)
+    sampler = MPerClassSampler(labels, rows_per_class, batch_size, length or len(labels))
+    return DataLoader(dataset, batch_size, sampler=sampler)
 
 
 def fixed_batch(images: Tensor, labels: Tensor) -> Batch:
@@ -129,14 +135,19 @@ def retrieval(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def hardest_negatives(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
-    """The mean over anchors of the distance to the hardest negative: real, EE and LoOp.
+    """The mean over anchors of the distance to the hardest negative.
 
-    A synthesizer has one negative for each positive pair of the anchor; the nearest counts.
+    It is real, the nearest real one of any row of the anchor's class, EE and LoOp. A synthesizer
+    has one negative for each positive pair of the anchor; the nearest counts.
     """
     to_real = LpDistance()(embeddings)
-    to_real[labels.unsqueeze(1) == labels] = torch.inf
+    same = labels.unsqueeze(1) == labels
+    to_real[same] = torch.inf
+    nearest = to_real.amin(dim=1)
+    of_class = torch.where(same, nearest, torch.inf).amin(dim=1)
     return {
-        "hardest_real": to_real.amin(dim=1).mean().item(),
+        "hardest_real": nearest.mean().item(),
+        "hardest_mates": of_class.mean().item(),
         "hardest_expansion": _hardest(EmbeddingExpansion()(embeddings, labels)),
         "hardest_loop": _hardest(LoOpMiner().synthesize(embeddings, labels)),
     }
