@@ -24,7 +24,16 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from benchmarks.provenance import RESULTS, ROOT
-from benchmarks.study.cells import CONTROL, IDEAS, LOSSES, SYNTHESES, Cell, Setting, grid
+from benchmarks.study.cells import (
+    IDEAS,
+    LOSSES,
+    REAL,
+    SYNTHESES,
+    Cell,
+    Setting,
+    grid,
+    syntheses_of,
+)
 from benchmarks.study.ledger import (
     HARDNESS,
     IDEA_RUNS,
@@ -37,7 +46,7 @@ from benchmarks.study.ledger import (
     cell_of,
     setting_of,
 )
-from benchmarks.study.tasks import DATASETS
+from benchmarks.study.tasks import DATASETS, VARIATIONS
 
 PAGE = ROOT / "docs" / "study.md"
 FIGURES = ROOT / "docs" / "figures"
@@ -49,6 +58,9 @@ NAMES = {
     "n_pair": "N-pair",
     "none": "plain",
     "hard_mining": "hard mining",
+    "every_positive": "every positive",
+    "class_mates": "class mates",
+    "expand": "expand",
     "expansion": "EE",
     "loop_index": "LoOp index",
     "loop": "LoOp",
@@ -56,12 +68,20 @@ NAMES = {
     "mixed": "mixed",
     "nearest_4": "4 nearest",
     "consecutive": "consecutive",
-    "every_positive": "every positive",
+    "64x2": "64 x 2",
+    "16x8": "16 x 8",
+    "8x4": "8 x 4",
+    "4x32": "4 x 32",
+    "few": "few classes",
+    "wrong": "wrong labels",
 }
 # Okabe and Ito's palette; the marker tells them apart without colour, too.
 STYLES = {
     "none": {"color": "#000000", "marker": "o"},
     "hard_mining": {"color": "#999999", "marker": "X"},
+    "every_positive": {"color": "#D55E00", "marker": "D"},
+    "class_mates": {"color": "#CC79A7", "marker": "P"},
+    "expand": {"color": "#56B4E9", "marker": "*"},
     "expansion": {"color": "#E69F00", "marker": "s"},
     "loop_index": {"color": "#009E73", "marker": "v"},
     "loop": {"color": "#0072B2", "marker": "^"},
@@ -97,8 +117,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def best_real(ledger: Ledger, dataset: str, loss: str) -> Cell:
-    """Of plain and hard mining the one with the higher MAP@R on validation classes."""
-    cells = [Cell(dataset, loss, synthesis) for synthesis in ("none", "hard_mining")]
+    """Of the three kinds of real negatives the one with the highest MAP@R on validation classes."""
+    cells = [Cell(dataset, loss, synthesis) for synthesis in REAL]
     return max(cells, key=lambda cell: max(ledger.validation_scores(cell).values()))
 
 
@@ -110,7 +130,7 @@ def scores_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for loss in LOSSES:
-        for synthesis in SYNTHESES:
+        for synthesis in syntheses_of(loss):
             cell = Cell(dataset, loss, synthesis)
             rows = runs[cell]
             setting = ledger.best_setting(cell)
@@ -132,23 +152,51 @@ def _percent(values: Sequence[float]) -> str:
 
 
 def contrasts_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
-    """Differences of Recall@1 in points, each with its interval; bold where it excludes 0."""
+    """Differences of Recall@1 in points to the best real negatives, each with its interval."""
+    ours = [name for name in SYNTHESES if name not in REAL]
     lines = [
-        "| loss | best real | EE - real | LoOp index - real | LoOp - real | LoOp - EE |",
-        "|---|---|---|---|---|---|",
+        f"| loss | best real | {' | '.join(NAMES[name] for name in ours)} |",
+        "|---|---|" + "---|" * len(ours),
     ]
     for loss in LOSSES:
         real = best_real(ledger, dataset, loss)
-        of = {synthesis: runs[Cell(dataset, loss, synthesis)] for synthesis in SYNTHESES}
-        contrasts = (
-            (of["expansion"], runs[real]),
-            (of["loop_index"], runs[real]),
-            (of["loop"], runs[real]),
-            (of["loop"], of["expansion"]),
-        )
-        cells = [points(differences(*pair, "recall_at_1")) for pair in contrasts]
+        of = {name: runs[Cell(dataset, loss, name)] for name in syntheses_of(loss)}
+        cells = [
+            points(differences(of[name], runs[real], "recall_at_1")) if name in of else ""
+            for name in ours
+        ]
         lines.append(f"| {NAMES[loss]} | {NAMES[real.synthesis]} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def variations_table(runs: Runs) -> str:
+    """Recall@1 of triplet on every positive, and what others have over it, in each variation."""
+    rivals = [Cell("", "triplet", name) for name in SYNTHESES if name != "every_positive"]
+    rivals += [Cell("", "hphn", name) for name in ("none", "expansion", "loop")]
+    columns = [f"{NAMES[loss]}, {NAMES[name]}" for _, loss, name, _ in rivals]
+    lines = [
+        f"| data | variation | triplet, every positive % | {' | '.join(columns)} |",
+        "|---|---|---|" + "---|" * len(rivals),
+    ]
+    for base in DATASETS:
+        for variation in VARIATIONS:
+            dataset = f"{base}-{variation}"
+            real = runs.get(Cell(dataset, "triplet", "every_positive"))
+            if real is None:
+                continue
+            cells = [_over(runs.get(cell._replace(dataset=dataset)), real) for cell in rivals]
+            mean = 100 * fmean(column(real, "recall_at_1"))
+            lines.append(f"| {base} | {NAMES[variation]} | {mean:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _over(rows: Mapping[int, Row] | None, real: Mapping[int, Row]) -> str:
+    """A difference, and how many trainings collapsed on the way if any did."""
+    if not rows:
+        return ""
+    collapsed = sum(value > 0 for value in column(rows, "collapsed"))
+    note = f", {collapsed} of {len(rows)} collapsed" if collapsed else ""
+    return points(differences(rows, real, "recall_at_1")) + note
 
 
 def points(values: Sequence[float]) -> str:
@@ -182,10 +230,9 @@ def choice_table(ledger: Ledger) -> str:
 
 def ideas_table(runs: Runs, ideas: Runs) -> str:
     """What each idea adds to its cell, in points of Recall@1."""
-    columns = (*IDEAS, CONTROL)
     lines = [
-        f"| data | loss | negatives | {' | '.join(NAMES[idea] for idea in columns)} |",
-        "|---|---|---|" + "---|" * len(columns),
+        f"| data | loss | negatives | {' | '.join(NAMES[idea] for idea in IDEAS)} |",
+        "|---|---|---|" + "---|" * len(IDEAS),
     ]
     names = sorted({cell[:3] for cell in ideas}, key=lambda name: [*map(_rank, name)])
     for name in names:
@@ -193,24 +240,9 @@ def ideas_table(runs: Runs, ideas: Runs) -> str:
             points(differences(ideas[Cell(*name, idea)], runs[Cell(*name)], "recall_at_1"))
             if Cell(*name, idea) in ideas
             else ""
-            for idea in columns
+            for idea in IDEAS
         ]
         lines.append(f"| {name[0]} | {NAMES[name[1]]} | {NAMES[name[2]]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def control_table(runs: Runs, ideas: Runs) -> str:
-    """Synthesis and mining by curves over hard mining that takes every positive, too."""
-    ours = ("expansion", "loop_index", "loop")
-    lines = [
-        f"| data | loss | {' | '.join(f'{NAMES[name]} - control' for name in ours)} |",
-        "|---|---|" + "---|" * len(ours),
-    ]
-    for control in sorted(ideas, key=lambda cell: [*map(_rank, cell[:2])]):
-        if control.idea == CONTROL:
-            rows = [runs[control._replace(synthesis=name, idea="")] for name in ours]
-            cells = [points(differences(r, ideas[control], "recall_at_1")) for r in rows]
-            lines.append(f"| {control.dataset} | {NAMES[control.loss]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -219,42 +251,49 @@ def _rank(name: str) -> int:
 
 
 def hardness_table(epochs: Sequence[Row]) -> str:
-    """Means over seeds of distances after the last epoch, on one batch of training classes."""
+    """Distances after the last epoch on one training batch, and how much mates explain of LoOp's.
+
+    Means over seeds; the share is ``(real - mates) / (real - LoOp)``: what the nearest real
+    negative of a row's class has of the lead of the nearest point of a curve.
+    """
     last: dict[Cell, dict[str, Row]] = defaultdict(dict)
     for row in epochs:
-        if not row["idea"]:
+        if not row["idea"] and row["hardest_mates"]:
             last[cell_of(row)][row["seed"]] = row
     lines = [
-        "| data | loss | negatives | nearest real | nearest EE | nearest LoOp | EE above LoOp |",
-        "|---|---|---|---|---|---|---|",
+        "| data | loss | negatives | real | of class mates | EE | LoOp | share of class mates |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for dataset in DATASETS:
-        for loss in LOSSES:
-            for synthesis in SYNTHESES:
-                rows = last[Cell(dataset, loss, synthesis)].values()
-                real, expansion, loop = (
-                    fmean(float(row[f"hardest_{kind}"]) for row in rows)
-                    for kind in ("real", "expansion", "loop")
-                )
-                lines.append(
-                    f"| {dataset} | {NAMES[loss]} | {NAMES[synthesis]} | {real:.3f} | "
-                    f"{expansion:.3f} | {loop:.3f} | {100 * (expansion / loop - 1):.1f} % |"
-                )
+    names = [(d, loss, s) for d in DATASETS for loss in LOSSES for s in syntheses_of(loss)]
+    for dataset, loss, synthesis in names:
+        if not (rows := last[Cell(dataset, loss, synthesis)].values()):
+            continue
+        real, mates, expansion, loop = (
+            fmean(float(row[f"hardest_{kind}"]) for row in rows)
+            for kind in ("real", "mates", "expansion", "loop")
+        )
+        lines.append(
+            f"| {dataset} | {NAMES[loss]} | {NAMES[synthesis]} | {real:.3f} | {mates:.3f} | "
+            f"{expansion:.3f} | {loop:.3f} | {100 * (real - mates) / (real - loop):.0f} % |"
+        )
     return "\n".join(lines)
 
 
 def draw_recall(runs: Runs) -> plt.Figure:
     """Recall@1 of every cell with its interval, a panel for each data set."""
-    figure, panels = plt.subplots(1, len(DATASETS), figsize=(10, 4), layout="constrained")
+    figure, panels = plt.subplots(1, len(DATASETS), figsize=(14, 4.4), layout="constrained")
     for panel, dataset in zip(panels, DATASETS, strict=True):
         for i, synthesis in enumerate(SYNTHESES):
+            places = [k for k, loss in enumerate(LOSSES) if synthesis in syntheses_of(loss)]
             values = [
-                column(runs[Cell(dataset, loss, synthesis)], "recall_at_1") for loss in LOSSES
+                [100 * x for x in column(runs[Cell(dataset, loss, synthesis)], "recall_at_1")]
+                for loss in LOSSES
+                if synthesis in syntheses_of(loss)
             ]
             means = np.array([fmean(v) for v in values])
             ends = np.array([interval(v) for v in values]).T
             panel.errorbar(
-                np.arange(len(LOSSES)) + 0.13 * (i - 2),
+                np.array(places) + 0.1 * (i - (len(SYNTHESES) - 1) / 2),
                 means,
                 abs(ends - means),
                 linestyle="none",
@@ -263,9 +302,9 @@ def draw_recall(runs: Runs) -> plt.Figure:
             )
         names = [NAMES[loss].replace("-s", "-\ns") for loss in LOSSES]
         panel.set_xticks(range(len(LOSSES)), names)
-        panel.set_title(f"{dataset}: Recall@1 on unseen classes")
+        panel.set_title(f"{dataset}: Recall@1 on unseen classes, %")
         panel.grid(axis="y", alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     return figure
 
 
@@ -282,7 +321,7 @@ def draw_hardness(epochs: Sequence[Row], dataset: str = "glyphs") -> plt.Figure:
     )
     last = max(epoch for *_, epoch in found)
     for panel, loss in zip(panels, LOSSES, strict=True):
-        for synthesis in SYNTHESES:
+        for synthesis in ("none", "hard_mining", "expansion", "loop_index", "loop"):
             curves = np.array(
                 [np.mean(found[loss, synthesis, epoch], axis=0) for epoch in range(1, last + 1)]
             )
@@ -303,7 +342,7 @@ def tables(ledger: Ledger) -> dict[str, Callable[[], str]]:
     made: dict[str, Callable[[], str]] = {
         "choice": lambda: choice_table(ledger),
         "ideas": lambda: ideas_table(runs, ideas),
-        "control": lambda: control_table(runs, ideas),
+        "variations": lambda: variations_table(runs),
         "hardness": lambda: hardness_table(ledger.rows(HARDNESS)),
     }
     for dataset in DATASETS:

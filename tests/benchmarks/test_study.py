@@ -10,6 +10,7 @@ import pytest
 import torch
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from benchmarks.study import report as study_report
 from benchmarks.study import run as retrieval_study
@@ -36,7 +37,7 @@ from benchmarks.study.ledger import (
     cell_of,
     setting_of,
 )
-from benchmarks.study.tasks import DATASETS, Task
+from benchmarks.study.tasks import DATASETS, Task, varied
 
 CELLS = [Cell("emoji", loss, synthesis) for loss in LOSSES for synthesis in syntheses_of(loss)]
 IDEA_CELLS = [idea for cell in CELLS for idea in idea_cells(cell)]
@@ -233,21 +234,45 @@ def test_differences_are_paired_by_seed() -> None:
     assert study_report.differences(ours, theirs, "x") == pytest.approx([0.4, 0.2])
 
 
-def test_the_control_is_taken_from_ours() -> None:
-    control = Cell("emoji", "triplet", "hard_mining", "every_positive")
-    scores = {"expansion": 0.42, "loop_index": 0.40, "loop": 0.37}
+def test_variations_are_compared_with_every_positive() -> None:
+    scores = {"every_positive": 0.40, "expansion": 0.42, "loop_index": 0.40, "loop": 0.37}
     runs = study_report.by_cell(
-        {**control._replace(synthesis=name, idea="")._asdict(), "seed": seed, "recall_at_1": score}
+        {
+            **Cell("text-64x2", "triplet", name)._asdict(),
+            **{"seed": seed, "recall_at_1": score, "collapsed": int(name == "loop" and seed)},
+        }
         for name, score in scores.items()
         for seed in (0, 1)
     )
-    ideas = {control: {seed: {"recall_at_1": "0.4"} for seed in (0, 1)}}
-    found = study_report.control_table(runs, ideas).splitlines()[-1]
-    assert [float(cell.strip(" *").split()[0]) for cell in found.split("|")[3:6]] == [
-        2.0,
-        0.0,
-        -3.0,
-    ]
+    header, _, row = (
+        [cell.strip() for cell in line.split("|")]
+        for line in study_report.variations_table(runs).splitlines()
+    )
+    found = dict(zip(header, row, strict=True))
+    assert found["variation"] == "64 x 2"
+    assert found["triplet, every positive %"] == "40.0"
+    assert found["triplet, EE"] == "**+2.0 [+2.0, +2.0]**"
+    assert found["triplet, LoOp index"] == "+0.0 [+0.0, +0.0]"
+    assert found["triplet, LoOp"] == "**-3.0 [-3.0, -3.0]**, 1 of 2 collapsed"
+    assert found["HPHN, plain"] == ""
+
+
+def test_variations_change_what_they_say() -> None:
+    labels = torch.arange(60).repeat_interleave(4)
+    inputs = torch.arange(240.0).unsqueeze(1)
+    task = Task(*(inputs, labels, inputs, labels), make_net=lambda: nn.Linear(1, 1), epochs=2)
+    few, wrong, wide = (varied(task, name) for name in ("few", "wrong", "64x2"))
+    assert few.labels.unique().tolist() == list(range(40))
+    of_row = (few.inputs.squeeze(1) // 4).tolist()  # the class it had
+    assert len(set(zip(of_row, few.labels.tolist(), strict=True))) == 40
+    assert int((wrong.labels != labels).sum()) == 24
+    assert wrong.inputs is inputs
+    assert wrong.unseen_labels is labels
+    assert (wide.classes_per_batch, wide.rows_per_class) == (64, 2)
+    batches = list(retrieval_study.batches_of(varied(task, "8x4"), TensorDataset(inputs, labels)))
+    assert len(batches) == 100
+    for _, of_batch in batches:
+        assert sorted(Counter(of_batch.tolist()).values()) == [4] * 8
 
 
 def test_the_choice_of_a_margin_is_compared_with_chance(tmp_path: Path) -> None:
