@@ -25,12 +25,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import re
-import shutil
-import subprocess
-import tarfile
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from examples.kit import npm
 from examples.kit.saving import replacing
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "loopml" / "emoji"
@@ -143,9 +140,7 @@ def build(cache: Path) -> Path:
     """Download, render and embed whatever of it `cache` does not have; returns the features."""
     features = cache / "features.npz"
     if not features.exists():
-        packages = cache / "packages"
-        packages.mkdir(parents=True, exist_ok=True)
-        names, subgroup_names, drawings = collect(packages)
+        names, subgroup_names, drawings = collect(cache / "packages")
         print(f"Rendering {len(drawings)} drawings of {len(names)} emoji")
         images = np.stack([render(drawing.svg) for drawing in drawings])
         kept = [i for i in range(len(images)) if not _repeats(i, drawings, images)]
@@ -164,24 +159,38 @@ def build(cache: Path) -> Path:
     return features
 
 
+def classes(packages: Path) -> tuple[dict[str, Json], list[str]]:
+    """The emoji by their code points, as emojibase describes them, and the names of subgroups.
+
+    Neither flags nor components such as skin tones are among them.
+    """
+    emoji = {
+        code_points(entry["hexcode"]): entry
+        for entry in npm.read(packages, NAMES, "en/data.json")
+        if "subgroup" in entry and entry["group"] not in (COMPONENTS, FLAGS)
+    }
+    names = npm.read(packages, NAMES, "meta/groups.json")["subgroups"]
+    return emoji, [names[key] for key in sorted(names, key=int)]
+
+
+def code_points(hexcode: str) -> str:
+    """Code points without the selector that asks for a coloured picture."""
+    return hexcode.lower().replace("-fe0f", "")
+
+
 def collect(packages: Path) -> tuple[list[str], list[str], list[Drawing]]:
     """The drawings in the npm packages, of emoji that enough vendors drew.
 
     Returns:
         The names of the emoji and of the subgroups, and the drawings in order of emoji and vendor.
     """
-    emoji = {
-        _codes(entry["hexcode"]): entry
-        for entry in _read(packages, NAMES, "en/data.json")
-        if "subgroup" in entry and entry["group"] not in (COMPONENTS, FLAGS)
-    }
-    unicode_names = _read(packages, NAMES, "meta/unicode-names.json")
-    subgroup_names = _read(packages, NAMES, "meta/groups.json")["subgroups"]
-    icon_sets = {vendor: _read(packages, spec, "icons.json") for vendor, spec in VENDORS.items()}
+    emoji, subgroup_names = classes(packages)
+    unicode_names = npm.read(packages, NAMES, "meta/unicode-names.json")
+    icon_sets = {vendor: npm.read(packages, spec, "icons.json") for vendor, spec in VENDORS.items()}
     code_names = {  # the newer sets say which emoji a drawing is
         vendor: {
-            _codes(codes): name
-            for codes, name in _read(packages, spec, "chars.json", missing={}).items()
+            code_points(codes): name
+            for codes, name in npm.read(packages, spec, "chars.json", missing={}).items()
         }
         for vendor, spec in VENDORS.items()
     }
@@ -192,7 +201,7 @@ def collect(packages: Path) -> tuple[list[str], list[str], list[Drawing]]:
     for codes, entry in emoji.items():
         known_as[_plain(entry["label"])].add(codes)
     for codes, name in unicode_names.items():
-        known_as[_plain(name)].add(_codes(codes))
+        known_as[_plain(name)].add(code_points(codes))
     for names in code_names.values():
         for codes, name in names.items():
             known_as[_plain(name)].add(codes)
@@ -213,8 +222,7 @@ def collect(packages: Path) -> tuple[list[str], list[str], list[Drawing]]:
         for vendor, vendor_name in enumerate(VENDORS)
         if vendor_name in svgs[codes]
     ]
-    ordered = [subgroup_names[key] for key in sorted(subgroup_names, key=int)]
-    return [emoji[codes]["label"] for codes in drawn], ordered, drawings
+    return [emoji[codes]["label"] for codes in drawn], subgroup_names, drawings
 
 
 def render(svg: str) -> np.ndarray:
@@ -245,25 +253,6 @@ def embed(images: np.ndarray) -> np.ndarray:
     return torch.cat(features).numpy()
 
 
-def _read(packages: Path, spec: str, member: str, missing: Any = None) -> Any:
-    """A JSON file of an npm package, which is downloaded if it is not there."""
-    name = re.sub(r"[@/]+", "-", spec).lstrip("-")
-    path = packages / f"{name}.tgz"
-    if not path.exists():
-        if shutil.which("npm") is None:
-            raise FileNotFoundError(
-                f"npm is not on the PATH and {path} is not there; install Node.js with npm, or "
-                f"download the package {spec} from the npm registry to that file"
-            )
-        subprocess.run(["npm", "pack", "--silent", spec], cwd=packages, check=True)
-    with tarfile.open(path) as archive:
-        if missing is not None and f"package/{member}" not in archive.getnames():
-            return missing
-        file = archive.extractfile(f"package/{member}")
-        assert file is not None
-        return json.load(file)
-
-
 def _by_name(icons: Json, known_as: Mapping[str, set[str]]) -> dict[str, str]:
     """Names of drawings, by the code points of the one emoji that is known by it."""
     found: dict[str, str] = {}
@@ -292,11 +281,6 @@ def _svg(icons: Json, name: str) -> str | None:
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{left} {top} {side} {side}">{icon["body"]}</svg>'
     )
-
-
-def _codes(hexcode: str) -> str:
-    """Code points without the selector that asks for a coloured picture."""
-    return hexcode.lower().replace("-fe0f", "")
 
 
 def _plain(name: str) -> str:
