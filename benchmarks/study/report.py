@@ -134,7 +134,9 @@ def scores_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
             cell = Cell(dataset, loss, synthesis)
             rows = runs[cell]
             setting = ledger.best_setting(cell)
-            scores = [_percent(column(rows, s)) for s in ("recall_at_1", "map_at_r", "nmi")]
+            scores = [_percent(column(rows, s)) for s in ("recall_at_1", "map_at_r")]
+            clustered = all(row["nmi"] for row in rows.values())
+            scores.append(_percent(column(rows, "nmi")) if clustered else "")
             collapsed = int(sum(column(rows, "collapsed")))
             cells = (
                 *(NAMES[loss], NAMES[synthesis]),

@@ -85,15 +85,15 @@ def train(run: Run) -> Outcome:
         epochs.append({"epoch": epoch + 1, "train_loss": loss.item(), **nearest})
 
     unseen = embed(net, task.unseen_inputs, torch.device("cpu"))
+    # Clusters take longer than the training of a layer, and were looked at on two data sets alone.
+    clusters = ("NMI",) if run.cell.dataset in ("glyphs", "emoji") else ()
     accuracy = RetrievalAccuracy(
-        recall_at=(1,),
-        distance="cosine",
-        include=("recall_at_1", "mean_average_precision_at_r", "NMI"),
+        recall_at=(1,), include=("recall_at_1", "mean_average_precision_at_r", *clusters)
     ).get_accuracy(unseen, task.unseen_labels)
     scores = {
         "recall_at_1": accuracy["recall_at_1"],
         "map_at_r": accuracy["mean_average_precision_at_r"],
-        "nmi": accuracy["NMI"],
+        "nmi": accuracy.get("NMI", ""),
         "seconds_per_step": median(seconds),
         "collapsed": sum(row["hardest_real"] < COLLAPSED for row in epochs),
     }
