@@ -68,6 +68,9 @@ REAL = ("none", "hard_mining", "every_positive")
 SYNTHESES = (*REAL, "class_mates", "expand", "expansion", "loop_index", "loop")
 OF_TRIPLET = ("class_mates", "expand")  # what only a triplet loss was given
 IDEAS = ("warm_up", "mixed", "nearest_4", "consecutive")
+# What the documentation recommends, at a margin that nobody has to choose.
+DEFAULT = Cell("", "triplet", "loop_index", "default")
+DEFAULT_MARGIN = 0.8
 
 
 class Setting(NamedTuple):
@@ -83,7 +86,9 @@ def syntheses_of(loss: str) -> tuple[str, ...]:
 
 
 def idea_cells(cell: Cell) -> list[Cell]:
-    """The ideas that change what a cell minimises."""
+    """The ideas that change what a cell minimises, or how its margin is chosen."""
+    if cell._replace(dataset="", idea="default") == DEFAULT:
+        return [cell._replace(idea="default")]
     if cell.synthesis not in ("expansion", "loop"):
         return []
     # HPHN looks at the nearest curve alone, N-pair at all of them.
@@ -93,7 +98,7 @@ def idea_cells(cell: Cell) -> list[Cell]:
 
 def grid(cell: Cell) -> list[Setting]:
     """The settings to choose from: the same for every kind of negatives."""
-    margins = LOSSES[cell.loss][1]
+    margins = (DEFAULT_MARGIN,) if cell.idea == DEFAULT.idea else LOSSES[cell.loss][1]
     base, _, variation = cell.dataset.partition("-")
     rates = (VARIED_RATES[base],) if variation else LEARNING_RATES[base]
     return [Setting(*point) for point in product(margins, rates)]
