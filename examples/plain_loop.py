@@ -1,4 +1,4 @@
-"""A plain PyTorch loop: the HPHN triplet loss on LoOp negatives. This file is all it needs.
+"""A plain PyTorch loop: a triplet loss on triplets that LoOp mined. This file is all it needs.
 
 Batches have several samples of each class, since a loss on pairs needs them. The data are points
 around the centres of their classes, in half of the dimensions; the net has to learn to leave out
@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.samplers import MPerClassSampler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from loopml import HPHNTripletLoss, LoOpMiner
+from loopml import LoOpMiner
 from loopml.evaluation import RetrievalAccuracy
 
 CLASSES, PER_CLASS, DIM = 100, 8, 32
@@ -52,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, test = TensorDataset(*draw_classes()), draw_classes()
     sampler = MPerClassSampler(train.tensors[1], PER_CLASS_IN_BATCH, BATCH, options.steps * BATCH)
     net = nn.Linear(DIM, 16)
-    loss_fn = HPHNTripletLoss(margin=0.2, synthesizer=LoOpMiner())
+    loss_fn, miner = TripletMarginLoss(margin=0.8), LoOpMiner()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     before = recall(net, *test)
     for step, (points, labels) in enumerate(DataLoader(train, BATCH, sampler=sampler), 1):
-        loss = loss_fn(net(points), labels)
+        embeddings = net(points)
+        loss = loss_fn(embeddings, labels, miner(embeddings, labels))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
