@@ -65,8 +65,9 @@ LEARNING_RATES: Mapping[str, tuple[float, ...]] = MappingProxyType(
 # What a rate is chosen from where only a batch or its labels vary: what most cells chose before.
 VARIED_RATES: Mapping[str, float] = MappingProxyType({"glyphs": 1e-3, "emoji": 3e-4, "text": 1e-3})
 REAL = ("none", "hard_mining", "every_positive")
-SYNTHESES = (*REAL, "class_mates", "expand", "expansion", "loop_index", "loop")
-OF_TRIPLET = ("class_mates", "expand")  # what only a triplet loss was given
+SYNTHESES = (*REAL, "class_mates", "expansion", "loop_index", "loop")
+# All triplets of a batch and its points between, which are too many but for small classes.
+EXPAND = "expand"
 IDEAS = ("warm_up", "mixed", "nearest_4", "consecutive")
 # What the documentation recommends, at a margin that nobody has to choose.
 DEFAULT = Cell("", "triplet", "loop_index", "default")
@@ -81,8 +82,8 @@ class Setting(NamedTuple):
 
 
 def syntheses_of(loss: str) -> tuple[str, ...]:
-    """The kinds of negatives that a loss was given."""
-    return tuple(name for name in SYNTHESES if loss == "triplet" or name not in OF_TRIPLET)
+    """The kinds of negatives that a loss was given in the study itself."""
+    return tuple(name for name in SYNTHESES if loss == "triplet" or name != "class_mates")
 
 
 def idea_cells(cell: Cell) -> list[Cell]:
@@ -117,7 +118,7 @@ def objective(cell: Cell, margin: float, epoch: int) -> Objective:
         return _plain(cell.loss, margin)
     if cell.synthesis in ("hard_mining", "every_positive", "loop_index"):
         return _mined(cell, margin)
-    if cell.synthesis == "expand":
+    if cell.synthesis == EXPAND:
         loss, expansion = _tuple_loss(cell.loss, margin), EmbeddingExpansion(pairing="all")
         return lambda embeddings, labels: loss(*expansion.expand(embeddings, labels))
     return _synthetic(cell, margin)

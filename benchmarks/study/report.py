@@ -26,6 +26,7 @@ from scipy.stats import bootstrap
 from benchmarks.provenance import RESULTS, ROOT
 from benchmarks.study.cells import (
     DEFAULT,
+    EXPAND,
     IDEAS,
     LOSSES,
     REAL,
@@ -82,7 +83,6 @@ STYLES = {
     "hard_mining": {"color": "#999999", "marker": "X"},
     "every_positive": {"color": "#D55E00", "marker": "D"},
     "class_mates": {"color": "#CC79A7", "marker": "P"},
-    "expand": {"color": "#56B4E9", "marker": "*"},
     "expansion": {"color": "#E69F00", "marker": "s"},
     "loop_index": {"color": "#009E73", "marker": "v"},
     "loop": {"color": "#0072B2", "marker": "^"},
@@ -164,17 +164,15 @@ def contrasts_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
     for loss in LOSSES:
         real = best_real(ledger, dataset, loss)
         of = {name: runs[Cell(dataset, loss, name)] for name in syntheses_of(loss)}
-        cells = [
-            points(differences(of[name], runs[real], "recall_at_1")) if name in of else ""
-            for name in ours
-        ]
+        cells = [_over(of.get(name), runs[real]) for name in ours]
         lines.append(f"| {NAMES[loss]} | {NAMES[real.synthesis]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def variations_table(runs: Runs) -> str:
     """Recall@1 of triplet on every positive, and what others have over it, in each variation."""
-    rivals = [Cell("", "triplet", name) for name in SYNTHESES if name != "every_positive"]
+    names = [name for name in (*SYNTHESES, EXPAND) if name != "every_positive"]
+    rivals = [Cell("", "triplet", name) for name in names]
     rivals += [Cell("", "hphn", name) for name in ("none", "expansion", "loop")]
     columns = [f"{NAMES[loss]}, {NAMES[name]}" for _, loss, name, _ in rivals]
     lines = [

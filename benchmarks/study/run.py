@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from benchmarks.provenance import RESULTS
 from benchmarks.study.cells import (
+    EXPAND,
     LOSSES,
     SYNTHESES,
     Cell,
@@ -111,7 +112,7 @@ def study_cells(options: argparse.Namespace) -> list[Cell]:
     """The cells of the study, or those of the ideas."""
     varied = [f"{name}-{way}" for name in options.datasets for way in options.variations]
     names = product(varied or options.datasets, options.losses, options.synthesis)
-    cells = [Cell(*name) for name in names if name[2] in syntheses_of(name[1])]
+    cells = [Cell(*name) for name in names if name[2] in (*syntheses_of(name[1]), EXPAND)]
     return [idea for cell in cells for idea in idea_cells(cell)] if options.ideas else cells
 
 
@@ -141,7 +142,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    for name, choices in (("datasets", DATASETS), ("losses", LOSSES), ("synthesis", SYNTHESES)):
+    for name, choices in (
+        ("datasets", DATASETS),
+        ("losses", LOSSES),
+        ("synthesis", (*SYNTHESES, EXPAND)),
+    ):
         add(f"--{name}", nargs="+", choices=list(choices), default=list(choices), metavar="NAME")
     add("--variations", nargs="+", choices=VARIATIONS, default=[], metavar="NAME")
     add("--seeds", nargs="+", type=int, default=list(range(SEEDS)), help="default: 0 to 9")
