@@ -142,12 +142,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    for name, choices in (
-        ("datasets", DATASETS),
-        ("losses", LOSSES),
-        ("synthesis", (*SYNTHESES, EXPAND)),
-    ):
+    for name, choices in (("datasets", DATASETS), ("losses", LOSSES)):
         add(f"--{name}", nargs="+", choices=list(choices), default=list(choices), metavar="NAME")
+    syntheses = [*SYNTHESES, EXPAND]
+    add("--synthesis", nargs="+", choices=syntheses, default=list(SYNTHESES), metavar="NAME")
     add("--variations", nargs="+", choices=VARIATIONS, default=[], metavar="NAME")
     add("--seeds", nargs="+", type=int, default=list(range(SEEDS)), help="default: 0 to 9")
     add("--ideas", action="store_true", help="the ideas instead of the study")
