@@ -58,6 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--margin", type=float, default=0.2, help="of all losses")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     add("--epochs", type=int, default=4, help="passes over the names")
+    add("--learning-rate", type=float, default=1e-3)
     add("--threads", type=int, default=1, help="CPU threads")
     add("--cache", type=Path, default=dataset.CACHE, help="where dataset.py put the features")
     return parser.parse_args(argv)
@@ -74,7 +75,7 @@ def train(
     head = nn.Linear(features.shape[1], features.shape[1], bias=False)
     nn.init.eye_(head.weight)  # training begins at the features as they are
     objective = OBJECTIVES[loss](options.margin)
-    optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(head.parameters(), lr=options.learning_rate)
     start = time.perf_counter()
     for _ in range(options.epochs):
         for batch, of_batch in epoch_of_batches(TensorDataset(features, labels), labels):
