@@ -110,10 +110,10 @@ def load(split: str, languages: Sequence[str] = LATIN, path: Path = FILE) -> Nam
     texts: list[str] = []
     rows: list[tuple[int, int, int]] = []  # label, subgroup and language
     characters: list[str] = []
-    names_of_each = zip(*columns, strict=True)
-    for character, subgroup, names in zip(
-        content["characters"], content["subgroups"], names_of_each, strict=True
+    for i, (character, subgroup) in enumerate(
+        zip(content["characters"], content["subgroups"], strict=True)
     ):
+        names = [column[i] for column in columns]
         if split != "all" and subgroup % 2 != SPLITS.index(split):
             continue
         first: dict[str, int] = {}  # language of each name

@@ -1,9 +1,6 @@
 """The emoji data set from npm packages, made small here: which drawing is of which emoji."""
 
-import io
-import json
 import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 
 from examples.emoji import dataset as emoji
 from examples.emoji import train as train_emoji
+from tests.examples.npm_packages import pack
 
 SQUARE = '<path d="M0 0h{}v8H0z"/>'
 EMOJI = {  # code points: label, group, subgroup
@@ -23,16 +21,6 @@ EMOJI = {  # code points: label, group, subgroup
     "1F40A": ("crocodile", 3, 3),
 }
 ICONS = ("grinning-face", "bear", "red-heart", "flag-ascension-island")
-
-
-def pack(folder: Path, spec: str, members: dict[str, Any]) -> None:
-    name = spec.replace("@", "-").replace("/", "-").lstrip("-")
-    with tarfile.open(folder / f"{name}.tgz", "w:gz") as archive:
-        for member, content in members.items():
-            data = json.dumps(content).encode()
-            info = tarfile.TarInfo(f"package/{member}")
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import nn
 import loopml
 from loopml import geometry
 from loopml.evaluation import RetrievalAccuracy
+from loopml.sentence_transformers import MetricLearningLoss
 
 SIGNATURES = {
     loopml.LoOpMiner: "(*, geometry='auto', pairing='auto', num_negatives=1, **base_miner_kwargs)",
@@ -36,6 +37,8 @@ SIGNATURES = {
         "(self, query, query_labels, reference=None, reference_labels=None, "
         "ref_includes_query=False, include=(), exclude=())"
     ),
+    MetricLearningLoss: "(model, loss, *, miner=None)",
+    MetricLearningLoss.forward: "(self, sentence_features, labels)",
     geometry.closest_on_segments: "(p0, p1, q0, q1)",
     geometry.closest_on_arcs: "(p0, p1, q0, q1)",
     geometry.segment_distance: "(p0, p1, q0, q1)",
@@ -108,7 +111,7 @@ def test_typed_and_versioned() -> None:
     "public",
     [getattr(loopml, name) for name in loopml.__all__ if name != "geometry"]
     + [getattr(geometry, name) for name in geometry.__all__]
-    + [RetrievalAccuracy],
+    + [RetrievalAccuracy, MetricLearningLoss],
     ids=lambda public: public.__name__,
 )
 def test_docstrings_are_whole(public: Any) -> None:
