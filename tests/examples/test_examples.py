@@ -10,17 +10,24 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import TripletMarginLoss
 from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import TrainingArguments
 
 import distributed
+import hugging_face_trainer
 import lightning_module
 import memory_queue
 import plain_loop
+import sentence_transformers_trainer
 from loopml import LoOpMiner, SyntheticLoss
 
 # Lightning advises data loaders with workers, and uses a torch function that is to go.
 of_lightning = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec.* is deprecated"
 )
+
+# The trainers of Hugging Face pin memory for an accelerator that is not there.
+of_hugging_face = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
 
 
 def steps(lines: list[str]) -> list[int]:
@@ -78,6 +85,55 @@ def test_lightning_optimises_the_loss_too() -> None:
     loss.scale = nn.Parameter(torch.ones(()))
     (group,) = lightning_module.Embedder(nn.Linear(2, 2), loss).configure_optimizers().param_groups
     assert any(parameter is loss.scale for parameter in group["params"])
+
+
+@of_hugging_face
+def test_hugging_face_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each step, with a positive loss."""
+    hugging_face_trainer.main(["--steps", "3"])
+    found = re.findall(r"^\{'loss': '(\d\.\d+)'", capsys.readouterr().out, re.MULTILINE)
+    assert len(found) == 3
+    assert all(float(loss) > 0 for loss in found)
+
+
+@of_hugging_face
+def test_hugging_face_adds_up_to_a_mean(tmp_path: Path) -> None:
+    """A step of two batches is one with the mean of their gradients."""
+    loss = SyntheticLoss(TripletMarginLoss(0.5), LoOpMiner())
+    rows, labels = torch.randn(8, 3), torch.tensor([0, 0, 1, 1, 0, 1, 0, 1])
+    net = nn.Linear(3, 2)
+    halves = [loss(net(rows[half]), labels[half]) for half in (slice(4), slice(4, 8))]
+    wanted = net.weight.detach() - torch.autograd.grad(sum(halves) / 2, net.weight)[0]
+
+    class InOrder(hugging_face_trainer.Trainer):
+        def _get_train_sampler(self, train_dataset: object = None) -> SequentialSampler:
+            return SequentialSampler(self.train_dataset)
+
+    args = TrainingArguments(
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_grad_norm=0.0,
+        optim="sgd",
+        learning_rate=1.0,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    data = [{"input": row, "label": label} for row, label in zip(rows, labels, strict=True)]
+    in_shares = hugging_face_trainer.in_shares(loss)
+    InOrder(net, args, train_dataset=data, compute_loss_func=in_shares).train()
+    torch.testing.assert_close(net.weight, wanted)
+
+
+@of_hugging_face
+def test_sentence_transformers_train(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each step, then the Recall@1 before and after."""
+    sentence_transformers_trainer.main(["--steps", "4"])
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^\{'loss': '\d\.\d+'", printed, re.MULTILINE)) == 4
+    before, after = map(float, re.findall(r"0\.\d+", printed.splitlines()[-1]))
+    assert after > before + 0.005
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch import nn
 import loopml
 from loopml import geometry
 from loopml.evaluation import RetrievalAccuracy
+from loopml.open_metric_learning import SyntheticTripletsMiner
 from loopml.sentence_transformers import MetricLearningLoss
 
 SIGNATURES = {
@@ -37,6 +38,8 @@ SIGNATURES = {
         "(self, query, query_labels, reference=None, reference_labels=None, "
         "ref_includes_query=False, include=(), exclude=())"
     ),
+    SyntheticTripletsMiner: "(synthesizer)",
+    SyntheticTripletsMiner.sample: "(self, features, labels)",
     MetricLearningLoss: "(model, loss, *, miner=None)",
     MetricLearningLoss.forward: "(self, sentence_features, labels)",
     geometry.closest_on_segments: "(p0, p1, q0, q1)",
@@ -111,7 +114,7 @@ def test_typed_and_versioned() -> None:
     "public",
     [getattr(loopml, name) for name in loopml.__all__ if name != "geometry"]
     + [getattr(geometry, name) for name in geometry.__all__]
-    + [RetrievalAccuracy, MetricLearningLoss],
+    + [RetrievalAccuracy, MetricLearningLoss, SyntheticTripletsMiner],
     ids=lambda public: public.__name__,
 )
 def test_docstrings_are_whole(public: Any) -> None:
