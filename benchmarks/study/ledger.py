@@ -18,6 +18,7 @@ TUNING = "retrieval_study_tuning.csv"
 HARDNESS = "retrieval_study_hardness.csv"
 STEPS = "retrieval_study_steps.csv"
 IDEA_RUNS = "retrieval_ideas.csv"
+FINETUNE = "finetune.csv"  # the results.csv of examples.text.finetune
 COLUMNS = (
     *("dataset", "loss", "synthesis", "seed", "margin", "learning_rate"),
     *("recall_at_1", "map_at_r", "nmi", "seconds_per_step", "collapsed", "commit", "machine"),

@@ -37,6 +37,7 @@ from benchmarks.study.cells import (
     syntheses_of,
 )
 from benchmarks.study.ledger import (
+    FINETUNE,
     HARDNESS,
     IDEA_RUNS,
     STEPS,
@@ -277,6 +278,38 @@ def default_table(runs: Runs, ideas: Runs) -> str:
     return "\n".join(lines)
 
 
+def finetune_table(rows: Sequence[Row]) -> str:
+    """Whole encoders: Recall@1 before, at its best and at the end, time and memory, by loss."""
+    found: dict[tuple[int, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[int(row["classes"]), row["loss"], row["margin"]].append(row)
+    lines = [
+        "| training classes | loss | margin | seeds | before % | best % | last % | "
+        "CPU s a step | peak memory MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (classes, loss, margin), runs in sorted(found.items(), key=lambda item: item[0][:2]):
+        scores = [
+            _spread([100 * float(run[f"{when}_recall_at_1"]) for run in runs])
+            for when in ("before", "best", "last")
+        ]
+        seconds = fmean(float(run["cpu_seconds_per_step"]) for run in runs)
+        memory = max(int(run["peak_memory_mb"]) for run in runs)
+        cells = (str(classes or "all 820"), f"`{loss}`", "" if loss == "st-mnrl" else margin)
+        lines.append(
+            f"| {' | '.join(cells)} | {len(runs)} | {' | '.join(scores)} | {seconds:.2f} | "
+            f"{memory} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """A mean, and the least and the greatest of several."""
+    mean = f"{fmean(values):.1f}"
+    same = max(values) - min(values) < 0.05
+    return mean if same else f"{mean} [{min(values):.1f}, {max(values):.1f}]"
+
+
 def hardness_table(epochs: Sequence[Row]) -> str:
     """Distances after the last epoch on one training batch, and how much mates explain of LoOp's.
 
@@ -370,6 +403,7 @@ def tables(ledger: Ledger) -> dict[str, Callable[[], str]]:
         "choice": lambda: choice_table(ledger),
         "ideas": lambda: ideas_table(runs, ideas),
         "default": lambda: default_table(runs, ideas),
+        "finetune": lambda: finetune_table(ledger.rows(FINETUNE)),
         "variations": lambda: variations_table(runs),
         "hardness": lambda: hardness_table(ledger.rows(HARDNESS)),
     }
