@@ -15,9 +15,13 @@ from tests.oracles import shapes
 shapes.install()
 
 # One example is a batch of curves, so a modest number of examples is many problems. The default
-# draws the same ones every time, so that a commit passes or fails for good; "thorough" explores.
+# draws the same ones every time, so that a commit passes or fails for good; "few" draws the first
+# of them, where another environment has run the default already; "thorough" explores.
 hypothesis.settings.register_profile(
     "default", deadline=None, max_examples=10, print_blob=True, derandomize=True
+)
+hypothesis.settings.register_profile(
+    "few", hypothesis.settings.get_profile("default"), max_examples=3
 )
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=150, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
