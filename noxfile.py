@@ -27,6 +27,8 @@ LOWEST = ("torch==2.4.0", "pytorch-metric-learning==2.6.0")
 # The next major, which pyproject.toml excludes until the session pml3 has passed, and its needs.
 NEXT = "pytorch-metric-learning>=3,<4"
 NEXT_NEEDS = ("torch>=2.14", "numpy>=2.5.3", "scikit-learn", "faiss-cpu")
+# For what the session tests runs already, in another environment: fewer random problems.
+FEW = {"HYPOTHESIS_PROFILE": "few"}
 # What runs on the double of it: under the likelier guesses all that meets the host, ...
 ON_THE_DOUBLE = {
     "a": (
@@ -127,7 +129,7 @@ def reproduce(session: nox.Session) -> None:
         "tests/hosts/test_open_metric_learning.py",
         "tests/package/test_no_wait.py",
     )
-    session.run("python", "-m", "pytest", "--quiet", *tests)
+    session.run("python", "-m", "pytest", "--quiet", "-n", "auto", *tests)
 
 
 @nox.session
@@ -152,6 +154,7 @@ def wheel(session: nox.Session) -> None:
 @nox.session(python=["3.10"])
 def lowest(session: nox.Session) -> None:
     """The wheel with the lowest releases of Python, torch and pytorch-metric-learning."""
+    session.install(*LOWEST)  # large, and there before the wheel: --install-only comes to here
     session.install(*LOWEST, f"{built_wheel(session)}[test]")
     check_installed(session)
 
@@ -169,7 +172,7 @@ def pml3_double(session: nox.Session) -> None:
     session.install(TORCH, "-e", ".[dev]")
     double = str(ROOT / "tests" / "doubles" / "pml3")
     for guess, tests in ON_THE_DOUBLE.items():
-        env = {"PYTHONPATH": double, "LOOPML_PML3_GUESS": guess}
+        env = {"PYTHONPATH": double, "LOOPML_PML3_GUESS": guess, **FEW}
         session.run("python", "-m", "pytest", "--quiet", "-n", "auto", *tests, env=env)
 
 
@@ -233,4 +236,5 @@ def check_installed(session: nox.Session, *more: str) -> None:
                 session.error(f"loopml is imported from {where}")
             session.run("pip", "list")
             session.run("mypy", "tests/typing")
-            session.run("python", "-m", "pytest", "-q", "-n", "auto", "tests/package", *more)
+            tests = ("tests/package", *more)
+            session.run("python", "-m", "pytest", "-q", "-n", "auto", *tests, env=FEW)
