@@ -92,6 +92,7 @@ class MetricLearningLoss(nn.Module):
     Example:
         >>> import torch
         >>> from loopml import LoOpMiner
+        >>> from loopml.sentence_transformers import MetricLearningLoss
         >>> from pytorch_metric_learning.losses import TripletMarginLoss
         >>> class Model(torch.nn.Module):  # in the place of a SentenceTransformer
         ...     def forward(self, features):
