@@ -49,6 +49,7 @@ class SyntheticTripletsMiner:
     Example:
         >>> import torch
         >>> from loopml import LoOpMiner
+        >>> from loopml.open_metric_learning import SyntheticTripletsMiner
         >>> features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
         >>> miner = SyntheticTripletsMiner(LoOpMiner())
         >>> anchor, positive, negative = miner.sample(features, [0, 0, 1, 1])

@@ -48,7 +48,7 @@ class MetricLearningLoss(nn.Module):
     """A loss of embeddings and labels, as a loss for the trainer of sentence-transformers.
 
     The data set has one column of texts and a column of integer labels. The trainer should draw
-    several texts of several labels, as ``BatchSamplers.GROUP_BY_LABEL`` does:
+    several texts of several labels, as ``BatchSamplers.GROUP_BY_LABEL`` does from release 5.3 on:
 
     .. code-block:: python
 
@@ -59,13 +59,15 @@ class MetricLearningLoss(nn.Module):
         SentenceTransformerTrainer(model, args, train_dataset=texts, loss=loss).train()
 
     - A batch is embedded at once, with its graph: there is no gradient caching as in
-      ``CachedMultipleNegativesRankingLoss``. To save memory use ``gradient_checkpointing``.
+      ``CachedMultipleNegativesRankingLoss``, and those losses are refused as ``loss``. To save
+      memory use ``gradient_checkpointing``.
     - With ``gradient_accumulation_steps`` tuples are mined within one batch of the device, not
       within all that are accumulated.
     - On several devices each mines its own batch. For the joined batch give
-      ``DistributedLossWrapper(loss)`` of pytorch-metric-learning in the place of the loss.
-    - ``MatryoshkaLoss``, ``AdaptiveLayerLoss`` and ``Matryoshka2dLoss`` take it as their loss. Each
-      size and each layer then has tuples of its own.
+      ``DistributedLossWrapper(loss)`` of pytorch-metric-learning in the place of the loss. (It has
+      not been run on several.)
+    - ``MatryoshkaLoss`` and ``AdaptiveLayerLoss`` take it as their loss. Each size and each layer
+      then has tuples of its own.
 
     Args:
         model: the ``SentenceTransformer`` that is trained.
@@ -92,6 +94,7 @@ class MetricLearningLoss(nn.Module):
     Example:
         >>> import torch
         >>> from loopml import LoOpMiner
+        >>> from loopml.sentence_transformers import MetricLearningLoss
         >>> from pytorch_metric_learning.losses import TripletMarginLoss
         >>> class Model(torch.nn.Module):  # in the place of a SentenceTransformer
         ...     def forward(self, features):

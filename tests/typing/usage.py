@@ -20,6 +20,8 @@ from loopml import (
     geometry,
 )
 from loopml.evaluation import RetrievalAccuracy
+from loopml.open_metric_learning import SyntheticTripletsMiner
+from loopml.sentence_transformers import MetricLearningLoss
 
 
 def train(net: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
@@ -86,3 +88,19 @@ def evaluate(embeddings: Tensor, labels: Tensor) -> float:
 
 
 assert_type(loopml.__version__, str)
+
+
+def for_other_hosts(model: nn.Module, embeddings: Tensor, labels: Tensor) -> None:
+    """What sentence-transformers and open-metric-learning are given."""
+    modules: list[nn.Module] = [
+        MetricLearningLoss(model, SyntheticLoss(MultiSimilarityLoss(), LoOpMiner())),
+        MetricLearningLoss(model, TripletMarginLoss(), miner=LoOpMiner()),
+    ]
+    loss: Tensor = modules[0]([{"input_ids": labels}], labels)
+    torch.autograd.backward(loss)
+    for miner in (
+        SyntheticTripletsMiner(LoOpMiner()),
+        SyntheticTripletsMiner(EmbeddingExpansion()),
+    ):
+        assert_type(miner.sample(embeddings, labels), tuple[Tensor, Tensor, Tensor])
+        assert_type(miner.sample(embeddings, [0, 0, 1]), tuple[Tensor, Tensor, Tensor])
