@@ -249,7 +249,7 @@ def _width(k: int, cols: Side) -> int:
         return 1
     c = cols.inner.shape[0]
     # Not min and max, which would fix a symbol to a number.
-    width: int = torch.sym_min(k, torch.sym_max(1, c))  # type: ignore[no-untyped-call,unused-ignore]
+    width: int = torch.sym_min(k, torch.sym_max(1, c))  # type: ignore[assignment,no-untyped-call,unused-ignore]
     return width
 
 
