@@ -1,0 +1,210 @@
+"""Cures of the collapse of HPHN with synthetic negatives, side by side.
+
+HPHN on the glyphs with each cure below: first epochs, which count as collapsed as in
+`benchmarks.study.collapse`, and whole trainings, judged by Recall@1 on unseen scripts. From the
+root of the repository:
+
+    python -m benchmarks.study.cures
+
+writes `benchmarks/results/collapse_cures.csv`, a row for each epoch of each training (about half an
+hour on one busy core), and prints a table.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import product
+from statistics import mean
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.reducers import DoNothingReducer
+from torch import Tensor, nn
+
+from benchmarks.provenance import RESULTS, commit_and_machine
+from benchmarks.study.collapse import NEAR
+from examples.kit import glyphs
+from examples.kit.training import (
+    Training,
+    embed,
+    epoch_of_batches,
+    fixed_batch,
+    hardest_negatives,
+    make_loss,
+    retrieval,
+)
+
+FILE = RESULTS / "collapse_cures.csv"
+KEPT = "real_until_apart"  # an option of the loss
+RATES = (3e-4, 1e-3)
+load = cache(glyphs.load)
+RAMP = 129  # steps until all negatives are synthetic: three epochs
+FIRST_EPOCHS = (  # cure, margin, seeds
+    ("none", 0.2, 6),
+    (KEPT, 0.2, 6),
+    (KEPT, 0.8, 3),
+    ("selective", 0.2, 3),
+    ("ramp", 0.2, 3),
+    ("real while half", 0.2, 3),
+)
+WHOLE = (  # cure, synthesis
+    ("none", "none"),
+    (KEPT, "loop"),
+    (KEPT, "expansion"),
+    ("selective", "loop"),
+)
+
+
+def selective(d_ap: Tensor, real: Tensor, synthetic: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Pull no positive that is farther than the negative (Xuan et al., ECCV 2020)."""
+    return torch.where(synthetic < d_ap, d_ap.detach(), d_ap), synthetic
+
+
+def ramp(d_ap: Tensor, real: Tensor, synthetic: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """From real negatives to synthetic ones, in equal steps."""
+    share = min(1, step / RAMP)
+    return d_ap, (1 - share) * real + share * synthetic
+
+
+def real_while_half(
+    d_ap: Tensor, real: Tensor, synthetic: Tensor, step: int
+) -> tuple[Tensor, Tensor]:
+    """The real negative while the synthetic one is nearer than half of the positive."""
+    return d_ap, torch.where(synthetic < d_ap / 2, real, synthetic)
+
+
+Cure = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+CURES: Mapping[str, Cure | None] = MappingProxyType(
+    {  # None: the library has it
+        "none": None,
+        "selective": selective,
+        "ramp": ramp,
+        "real while half": real_while_half,
+        KEPT: None,
+    }
+)
+
+
+class Cured(nn.Module):
+    """HPHN on the distances that a cure makes of its own; every row of a batch is an anchor."""
+
+    def __init__(self, cure: Cure, synthesis: str, margin: float) -> None:
+        super().__init__()
+        self.cure, self.margin, self.step = cure, margin, 0
+        # No distance on the unit sphere reaches this margin: its elements tell d_an.
+        self.elements = make_loss("hphn", synthesis, margin=4.0, reducer=DoNothingReducer())
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The mean over anchors."""
+        x = embeddings.double()
+        between, same = LpDistance()(x), labels.unsqueeze(1) == labels
+        d_ap = between.masked_fill(~same, 0).amax(1)
+        real = between.masked_fill(same, torch.inf).amin(1)
+        synthetic = d_ap + 4 - self.elements(x, labels)["loss"]["losses"]
+        d_ap, d_an = self.cure(d_ap, real, synthetic, self.step)
+        self.step += 1
+        return torch.relu(d_ap - d_an + self.margin).mean()
+
+
+class Trial(NamedTuple):
+    """One training with a cure."""
+
+    cure: str
+    synthesis: str
+    margin: float
+    learning_rate: float
+    epochs: int
+    seed: int
+
+
+def trials() -> Iterator[Trial]:
+    """First epochs with each cure, then whole trainings at a larger margin, seed by seed."""
+    for cure, margin, seeds in FIRST_EPOCHS:
+        for point in product(("expansion", "loop"), RATES, range(seeds)):
+            yield Trial(cure, point[0], margin, point[1], epochs=1, seed=point[2])
+    for seed, (cure, synthesis) in product(range(3), WHOLE):
+        yield Trial(cure, synthesis, 0.8, 1e-3, epochs=12, seed=seed)
+
+
+def try_cure(trial: Trial) -> list[dict[str, Any]]:
+    """A row for each epoch, the last with the Recall@1 on unseen scripts."""
+    torch.set_num_threads(1)
+    data = load("train")
+    batch = fixed_batch(data.images, data.labels)
+    training = Training("hphn", "none", trial.seed, torch.device("cpu"))
+    training.optimizer = torch.optim.Adam(training.net.parameters(), lr=trial.learning_rate)
+    cure, kept = CURES[trial.cure], trial.cure == KEPT
+    training.loss = (
+        Cured(cure, trial.synthesis, trial.margin)
+        if cure
+        else make_loss("hphn", trial.synthesis, margin=trial.margin, real_until_apart=kept)
+    )
+    rows = []
+    for epoch in range(trial.epochs):
+        loss = training.run_epoch(epoch_of_batches(data, data.labels))
+        near = hardest_negatives(embed(training.net, batch.images, training.device), batch.labels)
+        rows.append({**trial._asdict(), "epoch": epoch + 1, "train_loss": loss, **near})
+    if trial.epochs > 1:
+        test = load("test")
+        found = retrieval(embed(training.net, test.images, training.device), test.labels)
+        rows[-1]["recall_at_1"] = found["recall_at_1"]
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """For each cure, the first epochs that ended collapsed, and the final Recall@1 in percent."""
+    names = " | ".join(f"learning rate {rate:g}" for rate in RATES)
+    lines = [f"| cure | {names} | Recall@1, LoOp | EE |", "|---" * (3 + len(RATES)) + "|"]
+    for cure in CURES:
+        cells = []
+        for rate in RATES:
+            near = [
+                float(row["hardest_real"]) < NEAR
+                for row in rows
+                if (row["cure"], float(row["margin"]), float(row["learning_rate"]))
+                == (cure, 0.2, rate)
+            ]
+            cells.append(f"{sum(near)} of {len(near)}")
+        cells += [_recall(rows, cure, synthesis) for synthesis in ("loop", "expansion")]
+        lines.append(f"| {cure} | " + " | ".join(cells) + " |")
+    lines.append("| real negatives alone | | | " + f"{_recall(rows, 'none', 'none')} | |")
+    return "\n".join(lines)
+
+
+def _recall(rows: Sequence[Mapping[str, Any]], cure: str, synthesis: str) -> str:
+    """The mean over seeds, and how far that is from the mean of plain HPHN on the same seeds."""
+    plain, ours = (
+        {int(row["seed"]): 100 * float(row["recall_at_1"]) for row in rows if _is(row, *cell)}
+        for cell in (("none", "none"), (cure, synthesis))
+    )
+    if not ours:
+        return ""
+    difference = mean(ours[seed] - plain[seed] for seed in ours)
+    return f"{mean(ours.values()):.1f}" + (f" ({difference:+.1f})" if synthesis != "none" else "")
+
+
+def _is(row: Mapping[str, Any], cure: str, synthesis: str) -> bool:
+    return (row["cure"], row["synthesis"]) == (cure, synthesis) and bool(row.get("recall_at_1"))
+
+
+def main() -> None:
+    """Train one after the other, each written as it ends."""
+    where = commit_and_machine()
+    names = [*Trial._fields, "epoch", "train_loss", "hardest_real", "hardest_expansion"]
+    names += ["hardest_loop", "recall_at_1", *where]
+    with FILE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        for trial in trials():
+            writer.writerows({**row, **where} for row in try_cure(trial))
+            file.flush()
+    with FILE.open(newline="") as file:
+        print(table(list(csv.DictReader(file))))
+
+
+if __name__ == "__main__":
+    main()
