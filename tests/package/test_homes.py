@@ -646,9 +646,15 @@ def synthesize(module: LoOpMiner, x: Tensor, y: Tensor) -> None:
     ("kind", "use"), [(LoOpMiner, mine), (LoOpMiner, synthesize), (EmbeddingExpansion, mine)]
 )
 def test_idle_batches_of_a_miner_are_said_once(
-    kind: type, use: Callable[[Any, Tensor, Tensor], None], missing: str
+    kind: type,
+    use: Callable[[Any, Tensor, Tensor], None],
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By each object, at the line that calls it; a loss that uses one speaks for itself."""
+    for name in ("forward", "mine", "synthesize"):  # the shape check of the tests is a frame more
+        if hasattr(kind, name):
+            monkeypatch.setattr(kind, name, inspect.unwrap(getattr(kind, name)))
     module, idle = kind(), IDLE[missing]
     x = batch()
 
