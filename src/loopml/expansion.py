@@ -119,8 +119,8 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
 
         Warns:
             UserWarning: once, when two batches in a row have no tuple. A single such batch may be
-                the short last one of an epoch. Only on the CPU, outside ``torch.compile`` and
-                ``torch.func``.
+                the short last one of an epoch. Only of embeddings that want a gradient, on the
+                CPU, outside ``torch.compile`` and ``torch.func``.
 
         Gradient:
             To the ends of both chosen points; of equally near points one is chosen.

@@ -160,8 +160,8 @@ class LoOpMiner(HostMiner, Synthesizer):
 
         Warns:
             UserWarning: once, when two batches in a row have no tuple. A single such batch may be
-                the short last one of an epoch. Only on the CPU, outside ``torch.compile`` and
-                ``torch.func``.
+                the short last one of an epoch. Only of embeddings that want a gradient, on the
+                CPU, outside ``torch.compile`` and ``torch.func``.
         """
         candidates, ref_emb, ref_labels = miner_arguments(indices_tuple, ref_emb, ref_labels)
         triplets = self.mine(embeddings, labels, ref_emb, ref_labels)

@@ -57,9 +57,9 @@ class Synthesizer(SaysIdle):
         """Count a batch whose tuples have these anchors, and warn of the second without any.
 
         Called by what users call, ``frames`` below them. A loss that asks for tuples says it of
-        itself.
+        itself. Embeddings without a gradient train nothing, so there is nothing to say of them.
         """
-        if values_readable(batch.embeddings):
+        if values_readable(batch.embeddings) and batch.embeddings.requires_grad:
             self._count_idle(len(anchor) == 0)
             self._warn_if_idle(batch, frames + 1)
 

@@ -657,6 +657,8 @@ def test_idle_batches_of_a_miner_are_said_once(
             monkeypatch.setattr(kind, name, inspect.unwrap(getattr(kind, name)))
     module, idle = kind(), IDLE[missing]
     x = batch()
+    for _ in range(3):
+        use(module, x.detach(), idle)  # trains nothing
 
     def said(*labels: Tensor) -> list[warnings.WarningMessage]:
         with warnings.catch_warnings(record=True) as found:
