@@ -117,11 +117,18 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
             ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
                 the batch does not fit ``pairing="consecutive"``.
 
+        Warns:
+            UserWarning: once, when two batches in a row have no tuple. A single such batch may be
+                the short last one of an epoch. Only of embeddings that want a gradient, on the
+                CPU, outside ``torch.compile`` and ``torch.func``.
+
         Gradient:
             To the ends of both chosen points; of equally near points one is chosen.
         """
         batch = batch_of(embeddings, labels, ref_emb, ref_labels)
-        return self._synthesize(SPHERE, batch, embeddings.dtype)
+        made = self._synthesize(SPHERE, batch, embeddings.dtype)
+        self._say_if_idle(batch, made.indices_tuple[0])
+        return made
 
     def expand(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The paper's plain augmentation: the batch with all points between appended.

@@ -12,6 +12,7 @@ from loopml._types import SyntheticBatch
 from loopml.batch import Batch, batch_of, full_precision
 from loopml.curves import Arcs, Curve, Segments, samples
 from loopml.host import HostMiner, miner_arguments
+from loopml.idle import CALLER_OF_METHOD, CALLER_OF_MODULE
 from loopml.measure import Negatives, measure_distance, solve
 from loopml.pairing import PAIRINGS, pair_up
 from loopml.points import Points, points_of
@@ -69,8 +70,10 @@ class LoOpMiner(HostMiner, Synthesizer):
         **base_miner_kwargs: ``distance`` (default ``LpDistance()``, normalised) and
             ``collect_stats``, as every pytorch-metric-learning miner. The stats of the last batch
             are ``num_tuples``, the mean distances ``hardest_real_negative`` (nearest ends) and
-            ``hardest_synthetic_negative`` (nearest points), and ``interior_share``, the share of
-            tuples whose nearest points are ends of neither curve.
+            ``hardest_synthetic_negative`` (nearest points), ``interior_share``, the share of tuples
+            whose nearest points are ends of neither curve, and ``collapsed_share``, the share whose
+            ends of the positive curve, and whose nearest points, are both nearer than 0.1: near 1
+            the batch is one point, from which little or no gradient leads away.
 
     Raises:
         ValueError: an unknown geometry or pairing, ``num_negatives`` below 1, or a distance under
@@ -154,6 +157,11 @@ class LoOpMiner(HostMiner, Synthesizer):
             TypeError: an argument is no tensor of its kind.
             ValueError: shapes do not fit, a value is NaN or infinite, references lack labels, or
                 the batch does not fit ``pairing="consecutive"``.
+
+        Warns:
+            UserWarning: once, when two batches in a row have no tuple. A single such batch may be
+                the short last one of an epoch. Only of embeddings that want a gradient, on the
+                CPU, outside ``torch.compile`` and ``torch.func``.
         """
         candidates, ref_emb, ref_labels = miner_arguments(indices_tuple, ref_emb, ref_labels)
         triplets = self.mine(embeddings, labels, ref_emb, ref_labels)
@@ -176,7 +184,9 @@ class LoOpMiner(HostMiner, Synthesizer):
         self._clear_stats()
         batch = batch_of(embeddings, labels, ref_emb, ref_labels)
         with torch.no_grad(), full_precision(batch.embeddings):
-            return self._mined(batch)
+            triplets = self._mined(batch)
+        self._say_if_idle(batch, triplets[0], CALLER_OF_MODULE + 1)  # forward calls this method
+        return triplets
 
     def _mined(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         space = space_of(self.distance)
@@ -231,12 +241,17 @@ class LoOpMiner(HostMiner, Synthesizer):
             TypeError: an argument is no tensor of its kind.
             ValueError: as :meth:`forward`.
 
+        Warns:
+            UserWarning: as :meth:`forward`.
+
         Gradient:
             Through the synthetic rows to both endpoints of both curves, with the fractions held
             fixed (envelope theorem); zero through curves that touch.
         """
         batch = batch_of(embeddings, labels, ref_emb, ref_labels)
-        return self._synthesize(space_of(self.distance), batch, embeddings.dtype)
+        made = self._synthesize(space_of(self.distance), batch, embeddings.dtype)
+        self._say_if_idle(batch, made.indices_tuple[0], CALLER_OF_METHOD)
+        return made
 
     def curve_in(self, space: Space) -> Curve:
         """The curve that joins two points of ``space``."""

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loopml._checks import kind_of
+from loopml._checks import kind_of, values_readable
 from loopml._types import Pairs, SyntheticBatch
 from loopml.batch import Batch, full_precision
 from loopml.curves import Curve
 from loopml.geometry.lengths import distance_between
 from loopml.geometry.transplant import onto_sphere_at_distance
+from loopml.idle import CALLER_OF_MODULE, SaysIdle
 from loopml.measure import Negatives, measure, measure_distance
 from loopml.pairing import Pairing, pair_up
 from loopml.points import Points, nearest, points_of
@@ -33,10 +34,13 @@ STATS = (
     "hardest_real_negative",
     "hardest_synthetic_negative",
     "interior_share",
+    "collapsed_share",
 )
+# Distances below which a tuple counts as collapsed.
+_NEAR = 0.1
 
 
-class Synthesizer:
+class Synthesizer(SaysIdle):
     """A way to make the hard negatives of a batch; ``LoOpMiner`` or ``EmbeddingExpansion``."""
 
     pairing: str
@@ -48,6 +52,16 @@ class Synthesizer:
 
     def _record(self, points: Points, tuples: Tuples, weights: Tensor, distance: Tensor) -> None:
         """Keep the stats of these tuples, where the synthesizer collects any."""
+
+    def _say_if_idle(self, batch: Batch, anchor: Tensor, frames: int = CALLER_OF_MODULE) -> None:
+        """Count a batch whose tuples have these anchors, and warn of the second without any.
+
+        Called by what users call, ``frames`` below them. A loss that asks for tuples says it of
+        itself. Embeddings without a gradient train nothing, so there is nothing to say of them.
+        """
+        if values_readable(batch.embeddings) and batch.embeddings.requires_grad:
+            self._count_idle(len(anchor) == 0)
+            self._warn_if_idle(batch, frames + 1)
 
     def _hardest(self, space: Space, batch: Batch) -> tuple[Curve, Points, Tuples]:
         """The kind of curves, the points that they join, and the tuples that are hardest."""
@@ -154,13 +168,15 @@ def stats_of(
     distance: Tensor,
     m: int,
     *,
+    sides: tuple[Tensor, Tensor] | None = None,
     from_anchor: bool = False,
 ) -> dict[str, float]:
     """What ``collect_stats`` records of tuples of curves; it reads values, so it syncs a GPU.
 
     The mean distance to the negative, of the nearest ends (``from_anchor``: of the anchor alone and
-    the nearest end) and of the curves themselves, and the share of tuples whose nearest points are
-    ends of neither curve.
+    the nearest end) and of the curves themselves, the share of tuples whose nearest points are
+    ends of neither curve, and the share whose distances to positive and negative are both small:
+    those of ``sides``, or the length of the positive curve and ``distance``.
     """
     if m == 0:
         return dict.fromkeys(STATS, 0.0)
@@ -168,7 +184,10 @@ def stats_of(
     p, q = endpoints[:, : 1 if from_anchor else 2], endpoints[:, 2:]
     real = distance_between(p.unsqueeze(2), q.unsqueeze(1)).flatten(1).amin(1)
     interior = (weights > 0).all(1)
-    means = (real.mean(), distance.mean(), interior.to(real.dtype).mean())
+    to_positive, to_negative = sides or (distance_between(*endpoints[:, :2].unbind(1)), distance)
+    collapsed = (to_positive < _NEAR) & (to_negative < _NEAR)
+    shares = (share.to(real.dtype).mean() for share in (interior, collapsed))
+    means = (real.mean(), distance.mean(), *shares)
     return dict(zip(STATS, (float(m), *(float(mean) for mean in means)), strict=True))
 
 

@@ -12,6 +12,8 @@ from pytorch_metric_learning.miners import MultiSimilarityMiner
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.provenance import ROOT
+from benchmarks.study import cures
 from benchmarks.study import report as study_report
 from benchmarks.study import run as retrieval_study
 from benchmarks.study import steps as study_steps
@@ -332,3 +334,42 @@ def test_the_page_says_what_was_measured(committed: Ledger) -> None:
     made = study_report.tables(committed)
     assert all(f"<!-- {name} -->" in page for name in made)
     assert study_report.fill(page, made) == page
+
+
+# --- the cures of a collapse --------------------------------------------------------------------
+
+
+def test_the_recipe_says_what_the_cures_did() -> None:
+    """Each training left its epochs, and the table is of them."""
+    rows = cures.committed()
+    left = Counter(tuple(row[name] for name in cures.Trial._fields) for row in rows)
+    assert left == {tuple(map(str, trial)): trial.epochs for trial in cures.trials()}
+    assert not any("dirty" in row["commit"] for row in rows)
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert f"<!-- cures -->\n\n{cures.table(rows)}\n\n<!-- end -->" in page
+
+
+def test_what_the_cures_make_of_distances() -> None:
+    d_ap, real = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.2, 0.9, 0.8])
+    synthetic = torch.tensor([1.1, 0.6, 0.4]).requires_grad_()
+    d_ap.requires_grad_()
+    positive, negative = cures.selective(d_ap, real, synthetic, 0)
+    slopes = torch.autograd.grad((positive - negative).sum(), (d_ap, synthetic))
+    assert [slope.tolist() for slope in slopes] == [[1, 0, 0], [-1, -1, -1]]
+    halves = cures.real_while_half(d_ap, real, synthetic, 0)[1]
+    torch.testing.assert_close(halves, torch.tensor([1.1, 0.6, 0.8]))
+    for step, wanted in ((0, real), (cures.RAMP, synthetic), (2 * cures.RAMP, synthetic)):
+        torch.testing.assert_close(cures.ramp(d_ap, real, synthetic, step)[1], wanted)
+
+
+@pytest.mark.parametrize("synthesis", ["expansion", "loop"])
+def test_a_cured_loss_that_changes_nothing_is_hphn(
+    synthesis: str, batch: tuple[Tensor, Tensor]
+) -> None:
+    cured = cures.Cured(lambda d_ap, real, synthetic, step: (d_ap, synthetic), synthesis, 0.8)
+    plain = cures.make_loss("hphn", synthesis, margin=0.8)
+    found, wanted = (
+        (value, torch.autograd.grad(value, batch[0])[0])
+        for value in (loss(*batch) for loss in (cured, plain))
+    )
+    torch.testing.assert_close(found, wanted)

@@ -627,6 +627,66 @@ def test_nobody_counts_where_nobody_reads(build: Build) -> None:
     assert vars(loss) == before
 
 
+def mine(module: Any, x: Tensor, y: Tensor) -> None:
+    """A miner, or a synthesizer, with a loss of the host."""
+    loss = losses.TripletMarginLoss()
+    if isinstance(module, EmbeddingExpansion):
+        loss(*module(x, y))
+    else:
+        loss(x, y, module(x, y))
+
+
+def synthesize(module: LoOpMiner, x: Tensor, y: Tensor) -> None:
+    """The same miner as a synthesizer."""
+    losses.TripletMarginLoss()(*module.synthesize(x, y))
+
+
+@pytest.mark.parametrize("missing", IDLE)
+@pytest.mark.parametrize(
+    ("kind", "use"), [(LoOpMiner, mine), (LoOpMiner, synthesize), (EmbeddingExpansion, mine)]
+)
+def test_idle_batches_of_a_miner_are_said_once(
+    kind: type,
+    use: Callable[[Any, Tensor, Tensor], None],
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By each object, at the line that calls it; a loss that uses one speaks for itself."""
+    for name in ("forward", "mine", "synthesize"):  # the shape check of the tests is a frame more
+        if hasattr(kind, name):
+            monkeypatch.setattr(kind, name, inspect.unwrap(getattr(kind, name)))
+    module, idle = kind(), IDLE[missing]
+    x = batch()
+    for _ in range(3):
+        use(module, x.detach(), idle)  # trains nothing
+
+    def said(*labels: Tensor) -> list[warnings.WarningMessage]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for y in labels:
+                use(module, x, y)
+        return found
+
+    assert not said(LABELS, idle, LABELS, idle, LABELS)
+    (warning,) = said(idle, idle, LABELS, idle, idle)
+    assert f"{kind.__name__} got two batches in a row without {missing}" in str(warning.message)
+    assert "MPerClassSampler" in str(warning.message)
+    assert warning.filename == __file__
+    module = kind()
+    (warning,) = warned(SyntheticLoss(losses.TripletMarginLoss(), module), idle, idle)
+    assert str(warning.message).startswith("SyntheticLoss got")
+    assert len(said(idle, idle)) == 1
+
+
+@losses_of_every_kind
+def test_a_shuffled_loader_of_many_classes_is_said_once(build: Build) -> None:
+    """5,000 classes in batches of 64: most have no positive pair."""
+    labels = torch.arange(5000).repeat(4)[torch.randperm(20000)].unfold(0, 64, 64)[:50]
+    lone = [len(y.unique()) == len(y) for y in labels]
+    assert 30 < sum(lone) < 50
+    assert len(warned(build(), *labels)) == 1
+
+
 @pytest.mark.usefixtures("_numpy_seed")
 @pytest.mark.parametrize("size", [7, 64])
 def test_the_sampler_that_the_warning_names_works(size: int) -> None:

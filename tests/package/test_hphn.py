@@ -20,7 +20,8 @@ from pytorch_metric_learning.reducers import MeanReducer
 from pytorch_metric_learning.regularizers import LpRegularizer
 from torch import Tensor
 
-from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner
+from loopml import EmbeddingExpansion, HPHNTripletLoss, LoOpMiner, SyntheticLoss
+from loopml import compiled as seam
 from loopml.host import properties_of
 from tests.oracles import papers
 from tests.oracles.brute_force import brute_force
@@ -290,6 +291,126 @@ def test_forced_segments_between_normalised_rows() -> None:
     actual = per_anchor(x, MIXED, synthesizer=LoOpMiner(geometry="segment"))
     hardest = papers.hphn_contract(papers.unit(x), MIXED, "loop", geometry="segment")
     assert_same(actual, expected(hardest))
+
+
+# --- real negatives until classes are apart ----------------------------------------------------
+
+
+def half_apart(labels: np.ndarray, noise: int = 0) -> np.ndarray:
+    """Some anchors have their positives nearer than any negative, others do not."""
+    seed = 1 if labels is PAIRED else 11
+    centres = np.random.default_rng(seed).normal(size=(labels.max() + 1, 4))
+    return centres[labels] + 0.6 * rows(seed + 1 + noise, len(labels))
+
+
+@pytest.mark.parametrize("pairing", ["auto", "consecutive", "references"])
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("kind", ["ee", "loop"])
+def test_real_until_apart(kind: str, normalized: bool, pairing: str) -> None:
+    """An anchor takes its real negative where its synthetic one is nearer than its positive."""
+    labels = PAIRED if pairing == "consecutive" else MIXED
+    x, ref = half_apart(labels), half_apart(labels, noise=1)
+    see = papers.unit if normalized else lambda rows: rows
+    rule = "consecutive" if pairing == "consecutive" else "all"
+    options = {"n": 2, "geometry": "arc" if normalized else "segment", "pairing": rule}
+    references = {}
+    if pairing == "references":
+        references = {"ref_emb": ref, "ref_labels": labels}
+        options |= {"ref": see(ref), "ref_labels": labels}
+    wanted, real = (
+        papers.hphn_contract(see(x), labels, which, **options) for which in (kind, None)
+    )
+    near = [a for a, found in wanted.items() if found.negative < found.positive]
+    assert 0 < len(near) < len(wanted)
+    wanted |= {a: real[a] for a in near}
+    for soft, power in ((False, 1), (True, 1), (False, 2)):
+        actual = per_anchor(
+            x,
+            labels,
+            soft_margin=soft,
+            distance=LpDistance(normalize_embeddings=normalized, power=power),
+            synthesizer={"ee": EmbeddingExpansion, "loop": LoOpMiner}[kind](pairing=rule),
+            real_until_apart=True,
+            **references,
+        )
+        assert_same(actual, expected(wanted, soft=soft, power=power))
+
+
+@pytest.mark.parametrize("name", SYNTHESIZERS)
+def test_the_slopes_of_real_until_apart(name: str) -> None:
+    """Of the distances that were chosen. Without points between nothing changes."""
+    labels = torch.tensor(MIXED)
+    x = torch.tensor(half_apart(MIXED), requires_grad=True)
+    loss = HPHNTripletLoss(5.0, synthesizer=SYNTHESIZERS[name](), real_until_apart=True)
+    assert "real_until_apart=True" in repr(loss)
+    usual = HPHNTripletLoss(5.0, synthesizer=SYNTHESIZERS[name]())
+    assert (loss(x, labels) == usual(x, labels)) == (name in ("none", "ee0"))
+    (slope,) = torch.autograd.grad(loss(x, labels), x, create_graph=True)
+    along = torch.tensor(rows(3, len(MIXED)))
+    with torch.no_grad():
+        ahead, back = (loss(x + step * along, labels) for step in (1e-6, -1e-6))
+    # Differences of 1e-6 of values around 5 carry 1e-9 of rounding.
+    torch.testing.assert_close((slope * along).sum(), (ahead - back) / 2e-6, atol=1e-7, rtol=1e-6)
+    (again,) = torch.autograd.grad(slope.square().sum(), x)
+    assert again.isfinite().all()
+    assert again.norm() > 0
+
+
+@pytest.mark.parametrize("name", SYNTHESIZERS)
+def test_real_until_apart_without_compiled_functions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pure PyTorch has the same value and slope, up to rounding of float32."""
+    x = torch.tensor(half_apart(MIXED), dtype=torch.float32, requires_grad=True)
+    loss = HPHNTripletLoss(synthesizer=SYNTHESIZERS[name](), real_until_apart=True)
+
+    def found() -> tuple[Tensor, Tensor]:
+        value = loss(x, torch.tensor(MIXED))
+        return value, torch.autograd.grad(value, x)[0]
+
+    compiled = found()
+    monkeypatch.setattr(seam, "kernels", lambda: None)
+    torch.testing.assert_close(found(), compiled)
+
+
+# --- a batch in one point ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("name", SYNTHESIZERS)
+def test_the_share_of_anchors_in_one_point(name: str, soft: bool, power: int) -> None:
+    """Both distances below 0.1: none of a healthy batch, all of a collapsed one, or a half."""
+    labels = torch.arange(6).repeat_interleave(2)
+    healthy = torch.eye(12, dtype=torch.float64)[labels * 2]  # classes apart, positives together
+    spread = torch.eye(12, dtype=torch.float64)  # positives apart too
+    point = torch.ones(12, 12, dtype=torch.float64) + 0.01 * torch.randn(12, 12)
+    half = torch.where(labels.unsqueeze(1) < 3, point * torch.eye(12)[0], spread)
+    for rows, share in ((healthy, 0), (spread, 0), (point, 1), (half, 0.5)):
+        loss = HPHNTripletLoss(
+            soft_margin=soft,
+            distance=LpDistance(power=power),
+            synthesizer=SYNTHESIZERS[name](),
+            collect_stats=True,
+        )
+        value = loss(rows, labels)
+        assert loss.collapsed_share == share
+        if share == 1:
+            assert abs(value - (np.log(2) if soft else 0.2)) < (0.05 if soft else 0.1)
+        loss(rows, labels * 0)
+        assert loss.collapsed_share == 0
+
+
+def test_the_share_of_a_miners_tuples_in_one_point() -> None:
+    """The same of a miner, whether it mines, or serves a loss of the host."""
+    labels = torch.arange(6).repeat_interleave(2)
+    spread = torch.eye(12)
+    half = torch.where(labels.unsqueeze(1) < 3, spread[0], spread)
+    miner = LoOpMiner(collect_stats=True)
+    for x, share in ((spread, 0), (torch.ones(12, 12), 1), (half, 0.5)):
+        for use in (miner, miner.synthesize, SyntheticLoss(losses.NTXentLoss(), miner)):
+            use(x, labels)
+            assert miner.collapsed_share == share
 
 
 # --- Embedding Expansion tends to LoOp ---------------------------------------------------------

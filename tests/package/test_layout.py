@@ -18,6 +18,7 @@ LAYERS = (
     {"compiled"},
     {"selection"},
     {"host", "batch"},
+    {"idle"},
     {"pairing"},
     {"ops"},
     {"curves", "spaces"},

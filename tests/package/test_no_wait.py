@@ -100,6 +100,9 @@ STEPS: dict[str, Callable[[str], Any]] = {
     "hphn": lambda pairing: HPHNTripletLoss(),
     "hphn loop": lambda pairing: HPHNTripletLoss(synthesizer=LoOpMiner(pairing=pairing)),
     "hphn ee": lambda pairing: HPHNTripletLoss(synthesizer=EmbeddingExpansion(pairing=pairing)),
+    "hphn until apart": lambda pairing: HPHNTripletLoss(
+        synthesizer=LoOpMiner(pairing=pairing), real_until_apart=True
+    ),
     "hphn segment": lambda pairing: HPHNTripletLoss(
         synthesizer=LoOpMiner(pairing=pairing), distance=LpDistance(normalize_embeddings=False)
     ),

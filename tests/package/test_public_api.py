@@ -25,7 +25,8 @@ SIGNATURES = {
     loopml.EmbeddingExpansion.forward: "(self, embeddings, labels, ref_emb=None, ref_labels=None)",
     loopml.EmbeddingExpansion.expand: "(self, embeddings, labels)",
     loopml.HPHNTripletLoss: (
-        "(margin=0.2, *, soft_margin=False, synthesizer=None, **base_loss_kwargs)"
+        "(margin=0.2, *, soft_margin=False, synthesizer=None, real_until_apart=False, "
+        "**base_loss_kwargs)"
     ),
     loopml.NPairLoss: "(*, synthesizer=None, l2_reg=0.0, **base_loss_kwargs)",
     loopml.SyntheticLoss: "(loss, synthesizer)",

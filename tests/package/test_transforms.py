@@ -17,6 +17,9 @@ CONSECUTIVE: dict[str, Callable[[], torch.nn.Module]] = {
     "hphn none": HPHNTripletLoss,
     "hphn loop": lambda: HPHNTripletLoss(synthesizer=LoOpMiner(pairing="consecutive")),
     "hphn ee": lambda: HPHNTripletLoss(synthesizer=EmbeddingExpansion(pairing="consecutive")),
+    "hphn until apart": lambda: HPHNTripletLoss(
+        synthesizer=LoOpMiner(pairing="consecutive"), real_until_apart=True
+    ),
     "n-pair loop": lambda: NPairLoss(synthesizer=LoOpMiner(pairing="consecutive")),
     "n-pair arc": lambda: NPairLoss(
         synthesizer=LoOpMiner(pairing="consecutive"), distance=CosineSimilarity()

@@ -39,6 +39,7 @@ BAD_OPTIONS: list[tuple[Callable[..., Any], str, list[Any]]] = [
     (EmbeddingExpansion, "num_negatives", [0, -1, 1.5, True, "1", "all"]),
     (HPHNTripletLoss, "margin", [-0.1, float("nan"), float("inf"), "0.2", None]),
     (HPHNTripletLoss, "soft_margin", ["yes", None, 2]),
+    (HPHNTripletLoss, "real_until_apart", ["yes", None, 2]),
     (HPHNTripletLoss, "synthesizer", ["loop", LoOpMiner, TripletMarginMiner(), lambda *_: None]),
 ]
 

@@ -34,6 +34,9 @@ class HPHNTripletLoss(MinedLoss):
     - a :class:`LoOpMiner`: the least distance from any curve that joins the anchor to a row of its
       class, as the miner's ``pairing`` joins them, to any curve of another class.
 
+    With ``real_until_apart`` an anchor whose d_an is less than its d_ap takes the distance to the
+    nearest real negative in its place, as with None.
+
     An anchor is a row with a positive (its partner, under ``pairing="consecutive"``) and a
     negative; there is one loss element per anchor.
 
@@ -46,9 +49,16 @@ class HPHNTripletLoss(MinedLoss):
         soft_margin: use the soft form, which has no margin to choose and never reaches 0.
         synthesizer: None, an :class:`EmbeddingExpansion` or a :class:`LoOpMiner`. Its ``pairing``
             and geometry are used; the distance is this loss's, and ``num_negatives`` has no part.
+        real_until_apart: give an anchor its nearest real negative while its synthetic one is
+            nearer than its farthest positive. It keeps a net with random weights from collapsing
+            into one point (see the recipes), under the soft form too. It changes nothing for
+            anchors whose classes are apart, or without a synthesizer.
         **base_loss_kwargs: ``distance`` (``LpDistance`` with p=2, normalised by default),
             ``reducer`` (default ``MeanReducer``), ``embedding_regularizer``, ``collect_stats``
-            (the stats of :class:`LoOpMiner`, over anchors) and the like.
+            (the stats of :class:`LoOpMiner`, over anchors) and the like. Of these stats
+            ``collapsed_share`` is the share of anchors whose d_ap and d_an, before a power, are
+            both less than 0.1: their loss is the margin within 0.1 (soft: log 2 within 0.05),
+            whatever the net does, and little or no gradient leads away. Near 1 all is one point.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -59,8 +69,10 @@ class HPHNTripletLoss(MinedLoss):
 
         - Equally far positives, or equally near negatives: one of them is chosen and gets it all.
         - Points that coincide, and curves that touch: distance 0, gradient 0.
-        - A batch that has collapsed into one point: gradient 0, from the soft form too. A first
-          epoch with ``synthesizer=None`` prevents it (see the recipes).
+        - A batch that has collapsed into one point: gradient 0, from the soft form too.
+          ``real_until_apart=True`` keeps a training from getting there; nothing leads out.
+        - Under ``real_until_apart`` the value jumps where d_an reaches d_ap, from the real negative
+          to the synthetic one, which is taken where the two are equal. The choice has no gradient.
 
     Precision:
         Where the distance normalises, positives and negatives are chosen by a float32 Gram matrix
@@ -75,7 +87,9 @@ class HPHNTripletLoss(MinedLoss):
     Source:
         The batch-hard triplet loss of Hermans et al., "In defense of the triplet loss for person
         re-identification" (2017); with synthetic negatives Embedding Expansion (Ko and Gu, CVPR
-        2020), section 3, and LoOp (Vasudeva et al., ICCV 2021), section 3.
+        2020), section 3, and LoOp (Vasudeva et al., ICCV 2021), section 3. ``real_until_apart`` is
+        our own; that negatives nearer than the positive need a rule of theirs is from Xuan et al.,
+        "Hard negative examples are hard, but useful" (ECCV 2020).
 
     Example:
         >>> import torch
@@ -86,6 +100,8 @@ class HPHNTripletLoss(MinedLoss):
         tensor(0.5334)
         >>> HPHNTripletLoss(margin=0.2, synthesizer=LoOpMiner())(embeddings, labels)
         tensor(1.1463)
+        >>> HPHNTripletLoss(synthesizer=LoOpMiner(), real_until_apart=True)(embeddings, labels)
+        tensor(0.5334)
     """
 
     def __init__(
@@ -94,12 +110,14 @@ class HPHNTripletLoss(MinedLoss):
         *,
         soft_margin: bool = False,
         synthesizer: Synthesizer | None = None,
+        real_until_apart: bool = False,
         **base_loss_kwargs: Any,
     ) -> None:
         super().__init__(**base_loss_kwargs)
         self.margin = check_nonnegative("margin", margin)
         self.soft_margin = check_flag("soft_margin", soft_margin)
         self.synthesizer = check_synthesizer(synthesizer, optional=True)
+        self.real_until_apart = check_flag("real_until_apart", real_until_apart)
         if space_of(self.distance) is DOT_PRODUCT or properties_of(self.distance).is_similarity:
             raise ValueError(
                 "distance must be LpDistance(p=2) for HPHNTripletLoss, got "
@@ -130,11 +148,15 @@ class HPHNTripletLoss(MinedLoss):
             weights = row_weights(points.placed, len(distance))
         else:
             weights, distance = measure_distance(kind, points, negatives)
-        if self.collect_stats:
-            self._record(points, kind, negatives, weights, distance, which[valid])
         anchor = torch.arange(len(batch.labels), device=batch.labels.device)
         d_ap = row_distance(points.seen, anchor, positive.clamp(min=0))
         d_an = distance.index_select(0, which)
+        if self.real_until_apart and synthesizer is not None:
+            real = nearest_rows(points.gram, batch).negatives.curve.first
+            d_an = torch.where(d_an < d_ap, row_distance(points.placed, anchor, real), d_an)
+        if self.collect_stats:
+            sides = d_ap[valid], d_an[valid]
+            self._record(points, kind, negatives, weights, distance, which[valid], sides)
         power = properties_of(self.distance).power
         if power != 1:
             d_ap, d_an = d_ap**power, d_an**power
@@ -152,14 +174,16 @@ class HPHNTripletLoss(MinedLoss):
         weights: Tensor,
         distance: Tensor,
         counted: Tensor,
+        sides: tuple[Tensor, Tensor],
     ) -> None:
-        """Keep the stats of the ``counted`` ones of the negatives."""
+        """Keep the stats of the ``counted`` ones of the negatives, and of their anchors."""
         stats = stats_of(
             points,
             negatives.take(counted),
             weights[counted],
             distance[counted],
             len(counted),
+            sides=sides,
             from_anchor=isinstance(kind, Samples),
         )
         for name, value in stats.items():
@@ -167,4 +191,7 @@ class HPHNTripletLoss(MinedLoss):
 
     def extra_repr(self) -> str:
         """The options, for ``repr``."""
-        return f"margin={self.margin}, soft_margin={self.soft_margin}"
+        return (
+            f"margin={self.margin}, soft_margin={self.soft_margin}, "
+            f"real_until_apart={self.real_until_apart}"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +10,7 @@ from torch import Tensor
 from loopml._checks import values_readable
 from loopml.batch import Batch, batch_of, full_precision
 from loopml.host import HostLoss, fill_empty
-
-# Frames up from a warning to the line that called the loss: _warn_if_idle, forward, and two of
-# torch.nn.Module.
-_CALLER = 5
+from loopml.idle import SaysIdle
 
 
 class Elements(NamedTuple):
@@ -26,36 +22,8 @@ class Elements(NamedTuple):
     reduction_type: str
 
 
-class MiningLoss(HostLoss):
-    """A loss that makes its own tuples, and says so when batch after batch has none."""
-
-    # On the class, so that a loss that was pickled before they existed has them too.
-    _idle_in_a_row = 0
-    _has_warned = False
-
-    def _count_idle(self, idle: bool) -> None:
-        """Count the batches in a row that have no tuple."""
-        self._idle_in_a_row = self._idle_in_a_row + 1 if idle else 0
-
-    def _warn_if_idle(self, batch: Batch) -> None:
-        """Warn once, of the second batch in a row that has no tuple.
-
-        A single one may be the short last batch of an epoch.
-        """
-        if self._has_warned or self._idle_in_a_row < 2:
-            return
-        self._has_warned = True
-        labels = torch.cat([batch.labels, batch.labels_of_others()])
-        one_class = bool((labels == labels[0]).all())
-        missing = "a second class, so without negatives" if one_class else "a positive pair"
-        size = 4 * max(2, -(-len(batch.embeddings) // 4))
-        warnings.warn(
-            f"{type(self).__name__} got two batches in a row without {missing}: their loss and "
-            "gradient are 0, so nothing is learned; draw several rows of several classes, as "
-            f"DataLoader(dataset, batch_size={size}, sampler=MPerClassSampler(labels, m=4, "
-            f"batch_size={size})) does, with MPerClassSampler of pytorch_metric_learning.samplers",
-            stacklevel=_CALLER,
-        )
+class MiningLoss(SaysIdle, HostLoss):
+    """A loss that makes its own tuples."""
 
 
 class MinedLoss(MiningLoss):
