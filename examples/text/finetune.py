@@ -127,7 +127,7 @@ class Options:
     batch_size: int = 64
     classes: int = 0
     seed: int = 0
-    learning_rate: float = 5e-5
+    learning_rate: float = 2e-4
     eval_every: int = 25
     eval_classes: int = 100
     threads: int = 1
@@ -405,7 +405,7 @@ def by_language(names: Names, before: Tensor, after: Tensor) -> list[Row]:
         for query, query_name in enumerate(names.language_names):
             asked = answerable & (names.languages == query)
             if query != gallery and asked.any():
-                recall = [row[asked].float().mean().item() for row in right]
+                recall = [round(row[asked].float().mean().item(), 4) for row in right]
                 rows.append(
                     {
                         "query": query_name,
@@ -427,13 +427,14 @@ def draw(names: Names, before: Tensor, after: Tensor) -> Figure:
     axes.set(xlim=(0, 3), ylim=(len(queries) * (NEIGHBOURS + 1), -1.5))
     for column, title in enumerate(("query", "before", "after")):
         axes.text(column, -1, title, weight="bold")
+    for i, query in enumerate(queries):
+        axes.text(0, i * (NEIGHBOURS + 1), _in_its_language(names, query))
     for column, embeddings in enumerate((before, after), start=1):
         directions = normalize(embeddings)
         for i, query in enumerate(queries):
             scores = directions @ directions[query]
             scores[query] = -torch.inf
             top = i * (NEIGHBOURS + 1)
-            axes.text(0, top, _in_its_language(names, query))
             for rank, row in enumerate(scores.topk(NEIGHBOURS).indices.tolist()):
                 right = names.labels[row] == names.labels[query]
                 look: Row = {"color": RIGHT, "weight": "bold"} if right else {"color": WRONG}
