@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from pytorch_metric_learning.losses import BaseMetricLossFunction, TripletMarginLoss
+from pytorch_metric_learning.losses import BaseMetricLossFunction, NTXentLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import BaseMiner, BatchEasyHardMiner
 from torch import Tensor
 
@@ -44,5 +44,10 @@ OBJECTIVES: Mapping[str, Callable[[float], Objective]] = MappingProxyType(
         ),
         "hphn-loop": lambda margin: Objective(HPHNTripletLoss(margin, synthesizer=LoOpMiner())),
         "triplet-all": lambda margin: Objective(TripletMarginLoss(margin)),
+        # A softmax over the batch, at the temperature of MultipleNegativesRankingLoss; no margin.
+        "ntxent": lambda _: Objective(NTXentLoss(temperature=0.05)),
+        "ntxent-loop": lambda _: Objective(
+            SyntheticLoss(NTXentLoss(temperature=0.05), LoOpMiner(num_negatives=None))
+        ),
     }
 )
