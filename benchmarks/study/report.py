@@ -118,9 +118,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return found.confidence_interval.low, found.confidence_interval.high
 
 
-def best_real(ledger: Ledger, dataset: str, loss: str) -> Cell:
-    """Of the three kinds of real negatives the one with the highest MAP@R on validation classes."""
+def best_real(runs: Runs, ledger: Ledger, dataset: str, loss: str) -> Cell | None:
+    """Of the kinds of real negatives the one with the highest MAP@R on validation classes."""
     cells = [Cell(dataset, loss, synthesis) for synthesis in REAL]
+    cells = [cell for cell in cells if cell in runs]
+    if not cells:
+        return None
     return max(cells, key=lambda cell: max(ledger.validation_scores(cell).values()))
 
 
@@ -134,7 +137,8 @@ def scores_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
     for loss in LOSSES:
         for synthesis in syntheses_of(loss):
             cell = Cell(dataset, loss, synthesis)
-            rows = runs[cell]
+            if not (rows := runs.get(cell)):
+                continue
             setting = ledger.best_setting(cell)
             scores = [_percent(column(rows, s)) for s in ("recall_at_1", "map_at_r")]
             clustered = all(row["nmi"] for row in rows.values())
@@ -144,7 +148,7 @@ def scores_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
                 *(NAMES[loss], NAMES[synthesis]),
                 f"{setting.margin:g}, {setting.learning_rate:g}",
                 *scores,
-                *(f"{steps[cell]:.2f}", str(collapsed)),
+                *(f"{steps[cell]:.2f}" if cell in steps else "", str(collapsed)),
             )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -163,9 +167,11 @@ def contrasts_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
         "|---|---|" + "---|" * len(ours),
     ]
     for loss in LOSSES:
-        real = best_real(ledger, dataset, loss)
-        of = {name: runs[Cell(dataset, loss, name)] for name in syntheses_of(loss)}
-        cells = [_over(of.get(name), runs[real]) for name in ours]
+        real = best_real(runs, ledger, dataset, loss)
+        if real is None:
+            continue
+        rows = [runs.get(real._replace(synthesis=name)) for name in ours]
+        cells = [_over(found, runs[real]) for found in rows]
         lines.append(f"| {NAMES[loss]} | {NAMES[real.synthesis]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -197,7 +203,7 @@ def _over(rows: Mapping[int, Row] | None, real: Mapping[int, Row]) -> str:
     if not rows:
         return ""
     collapsed = sum(value > 0 for value in column(rows, "collapsed"))
-    note = f", {collapsed} of {len(rows)} collapsed" if collapsed else ""
+    note = f", an epoch collapsed in {collapsed} of {len(rows)}" if collapsed else ""
     return points(differences(rows, real, "recall_at_1")) + note
 
 
@@ -344,12 +350,11 @@ def draw_recall(runs: Runs) -> plt.Figure:
     figure, panels = plt.subplots(1, len(DATASETS), figsize=(14, 4.4), layout="constrained")
     for panel, dataset in zip(panels, DATASETS, strict=True):
         for i, synthesis in enumerate(SYNTHESES):
-            places = [k for k, loss in enumerate(LOSSES) if synthesis in syntheses_of(loss)]
-            values = [
-                [100 * x for x in column(runs[Cell(dataset, loss, synthesis)], "recall_at_1")]
-                for loss in LOSSES
-                if synthesis in syntheses_of(loss)
-            ]
+            found = [runs.get(Cell(dataset, loss, synthesis)) for loss in LOSSES]
+            places = [k for k, rows in enumerate(found) if rows]
+            values = [[100 * x for x in column(rows, "recall_at_1")] for rows in found if rows]
+            if not values:
+                continue
             means = np.array([fmean(v) for v in values])
             ends = np.array([interval(v) for v in values]).T
             panel.errorbar(

@@ -36,6 +36,7 @@ def measure(dataset: str, ledger: Ledger, rounds: int) -> list[dict[str, Any]]:
     net = task.make_net().train()
     inputs, labels = next(iter(batches_of(task, TensorDataset(task.inputs, task.labels))))
     cells = [Cell(dataset, loss, name) for loss in LOSSES for name in syntheses_of(loss)]
+    cells = [cell for cell in cells if ledger.validation_scores(cell)]
     steps = {cell: objective(cell, ledger.best_setting(cell).margin, epoch=1) for cell in cells}
     seconds: dict[Cell, list[float]] = {cell: [] for cell in cells}
     order = random.Random(0)
