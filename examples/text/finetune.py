@@ -122,7 +122,7 @@ class Options:
     """
 
     loss: str = "triplet-loop-mined"
-    margin: float = 0.2
+    margin: float = 0.8
     steps: int = 150
     batch_size: int = 64
     classes: int = 0

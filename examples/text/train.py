@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     default = ["triplet-loop-mined", "triplet-hard", "hphn", "triplet-loop", "triplet-all"]
     names = ", ".join(OBJECTIVES)
     add("--losses", nargs="+", choices=OBJECTIVES, default=default, metavar="LOSS", help=names)
-    add("--margin", type=float, default=0.2, help="of all losses")
+    add("--margin", type=float, default=0.8, help="of all losses")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     add("--epochs", type=int, default=4, help="passes over the names")
     add("--learning-rate", type=float, default=1e-3)
