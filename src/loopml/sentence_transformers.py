@@ -213,6 +213,8 @@ def _described(value: object) -> str:
     options: dict[str, str] = {}
     kinds = type(value).__mro__
     for kind in kinds[: kinds.index(nn.Module)]:
+        if "__init__" not in vars(kind):  # it hands all on
+            continue
         parameters = inspect.signature(kind).parameters.values()
         for parameter in parameters:
             option = getattr(value, parameter.name, parameter.empty)

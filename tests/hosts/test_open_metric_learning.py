@@ -97,8 +97,8 @@ def test_half_precision_becomes_float32(features: Tensor) -> None:
 
 
 def test_wrong_input(features: Tensor) -> None:
-    miner = SyntheticTripletsMiner(LoOpMiner())
     for labels in ([0] * len(LABELS), torch.arange(len(LABELS))):
+        miner = SyntheticTripletsMiner(LoOpMiner())  # one that saw both would warn as well
         with pytest.raises(ValueError, match=r"labels must have a class of two rows .* got 9 rows"):
             miner.sample(features, labels)
     with pytest.raises(TypeError, match=r"labels must be a torch.Tensor of integers, got list"):
