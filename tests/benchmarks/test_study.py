@@ -347,9 +347,6 @@ def test_the_page_says_what_was_measured(committed: Ledger) -> None:
     assert study_report.fill(page, made) == page
 
 
-# --- the cures of a collapse --------------------------------------------------------------------
-
-
 def test_the_recipe_says_what_the_cures_did() -> None:
     """Each training left its epochs, and the table is of them."""
     rows = cures.committed()
