@@ -367,6 +367,7 @@ def draw_recall(runs: Runs) -> plt.Figure:
             )
         names = [NAMES[loss].replace("-s", "-\ns") for loss in LOSSES]
         panel.set_xticks(range(len(LOSSES)), names)
+        panel.set_xlim(-0.6, len(LOSSES) - 0.4)
         panel.set_title(f"{dataset}: Recall@1 on unseen classes, %")
         panel.grid(axis="y", alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)

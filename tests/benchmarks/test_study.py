@@ -107,7 +107,7 @@ def test_ideas_change_what_they_say(batch: tuple[Tensor, Tensor]) -> None:
     assert len({value(idea) for idea in ("", "mixed", "nearest_4", "consecutive")}) == 4
 
 
-def test_the_control_takes_each_positive_pair_with_its_hardest_negative(
+def test_every_positive_takes_each_pair_with_its_hardest_negative(
     batch: tuple[Tensor, Tensor],
 ) -> None:
     embeddings, labels = batch
