@@ -262,6 +262,39 @@ def test_variations_are_compared_with_every_positive() -> None:
     assert found["HPHN, plain"] == ""
 
 
+def test_the_recommended_lines_are_compared_with_the_best_and_with_every_positive() -> None:
+    scores = {"every_positive": 0.42, "loop": 0.43}
+    seeds = [{"seed": seed, "collapsed": 0} for seed in (0, 1)]
+    runs = study_report.by_cell(
+        {**Cell("text", "triplet", name)._asdict(), **seed, "recall_at_1": score}
+        for name, score in scores.items()
+        for seed in seeds
+    )
+    ideas = study_report.by_cell(
+        {**DEFAULT._replace(dataset="text")._asdict(), **seed, "recall_at_1": 0.4} for seed in seeds
+    )
+    row = study_report.default_table(runs, ideas).splitlines()[-1].split(" | ")
+    assert row[2] == "triplet, LoOp"
+    assert [cell.strip("*")[:4] for cell in row[4:6]] == ["-3.0", "-2.0"]
+
+
+def test_fine_tuned_encoders_are_summed_up_by_loss() -> None:
+    rows = [
+        {
+            **{"classes": 0, "loss": "st-mnrl", "margin": 0.8, "cpu_seconds_per_step": seconds},
+            **{"peak_memory_mb": memory, "before_recall_at_1": 0.3},
+            **{"best_recall_at_1": last + 0.01, "last_recall_at_1": last},
+        }
+        for last, seconds, memory in ((0.35, 1.0, 1000), (0.37, 2.0, 900))
+    ]
+    *names, best, last, seconds, memory = (
+        cell.strip() for cell in study_report.finetune_table(rows).splitlines()[-1].split("|")[1:-1]
+    )
+    assert names == ["all 820", "`st-mnrl`", "", "2", "30.0"]  # that loss has no margin
+    assert (best, last) == ("37.0 [36.0, 38.0]", "36.0 [35.0, 37.0]")
+    assert (seconds, memory) == ("1.50", "1000")
+
+
 def test_variations_change_what_they_say() -> None:
     labels = torch.arange(60).repeat_interleave(4)
     inputs = torch.arange(240.0).unsqueeze(1)
