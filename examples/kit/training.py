@@ -13,6 +13,7 @@ import torch
 from pytorch_metric_learning import losses
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.miners import BaseMiner, BatchEasyHardMiner
 from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor, nn
@@ -26,6 +27,16 @@ from .saving import replacing
 SYNTHESIZERS: Mapping[str, Callable[[], EmbeddingExpansion | LoOpMiner | None]] = MappingProxyType(
     {"none": lambda: None, "expansion": EmbeddingExpansion, "loop": LoOpMiner}
 )
+# Miners of real triplets: each positive pair with the hardest negative of its anchor, which is the
+# rival to beat, and with the negative whose curve is nearest, which is what we recommend.
+MINERS: Mapping[str, Callable[[], BaseMiner]] = MappingProxyType(
+    {
+        "every_positive": lambda: BatchEasyHardMiner(pos_strategy="all", neg_strategy="hard"),
+        "loop_index": LoOpMiner,
+    }
+)
+KINDS = ("none", *MINERS, "expansion", "loop")  # of negatives
+MARGINS: Mapping[str, float] = MappingProxyType({"hphn": 0.8, "triplet": 0.8})
 TUPLE_LOSSES: Mapping[str, Callable[..., BaseMetricLossFunction]] = MappingProxyType(
     {
         "circle": losses.CircleLoss,
@@ -59,11 +70,31 @@ class Batch(NamedTuple):
         return Batch(self.images.to(device), self.labels.to(device))
 
 
-def make_loss(loss: str, synthesis: str, **options: Any) -> BaseMetricLossFunction:
-    """The loss with its default options but for those given, on the negatives of ``synthesis``.
+class OnMinedTuples(nn.Module):
+    """A loss on the tuples of a miner, called as one on the whole batch is."""
+
+    def __init__(self, loss: BaseMetricLossFunction, miner: BaseMiner) -> None:
+        super().__init__()
+        self.loss, self.miner = loss, miner
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The value of the loss."""
+        value: Tensor = self.loss(embeddings, labels, self.miner(embeddings, labels))
+        return value
+
+
+def kinds_for(loss: str) -> tuple[str, ...]:
+    """The kinds of negatives that a loss can be given; HPHN takes no tuples, it mines itself."""
+    return tuple(kind for kind in KINDS if loss != "hphn" or kind not in MINERS)
+
+
+def make_loss(loss: str, synthesis: str, **options: Any) -> nn.Module:
+    """The loss with its default options but for those given, on one kind of negatives.
 
     With "none" HPHN mines the real batch, and any other loss takes all tuples of the batch.
     """
+    if synthesis in MINERS:
+        return OnMinedTuples(TUPLE_LOSSES[loss](**options), MINERS[synthesis]())
     synthesizer = SYNTHESIZERS[synthesis]()
     if loss == "hphn":
         return HPHNTripletLoss(synthesizer=synthesizer, **options)
@@ -175,7 +206,8 @@ class Training:
         np.random.seed(seed)  # noqa: NPY002, MPerClassSampler draws from this generator
         torch.manual_seed(seed)
         self.net = make_net().to(device)
-        self.loss = make_loss(loss, synthesis)
+        options = {"margin": MARGINS[loss]} if loss in MARGINS else {}
+        self.loss = make_loss(loss, synthesis, **options)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
         self.device = device
         self.epoch = 0

@@ -65,7 +65,7 @@ def without_time(rows):
 @pytest.mark.slow
 def test_run_leaves_metrics_figure_events_and_a_table(run, capsys):
     out = run("out", "--epochs", "2", "--losses", "triplet", "--seeds", "3")
-    names = [f"triplet-{synthesis}-3" for synthesis in ("none", "expansion", "loop")]
+    names = [f"triplet-{synthesis}-3" for synthesis in training.KINDS]
     rows = read_csv(out / "metrics.csv")
     assert [(f"{r['loss']}-{r['synthesis']}-{r['seed']}", r["epoch"]) for r in rows] == [
         (name, epoch) for name in names for epoch in ("1", "2")
@@ -88,7 +88,8 @@ def test_run_leaves_metrics_figure_events_and_a_table(run, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("loss", "synthesis"), [("hphn", "expansion"), ("dynamic_soft_margin", "loop")]
+    ("loss", "synthesis"),
+    [("hphn", "expansion"), ("dynamic_soft_margin", "loop"), ("triplet", "loop_index")],
 )
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run, loss, synthesis):
     chosen = ["--losses", loss, "--synthesis", synthesis]
@@ -140,7 +141,7 @@ def test_help_names_every_loss_and_synthesis(capsys):
     with pytest.raises(SystemExit, match="0"):
         train_glyphs.main(["--help"])
     printed = capsys.readouterr().out
-    for word in (*training.LOSSES, *training.SYNTHESIZERS, "--resume", "--threads", "--device"):
+    for word in (*training.LOSSES, *training.KINDS, "--resume", "--threads", "--device"):
         assert word in printed
 
 
@@ -151,8 +152,10 @@ def test_wrong_options_end_with_usage(wrong, capsys):
     assert wrong[1] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("synthesis", training.SYNTHESIZERS)
-@pytest.mark.parametrize("loss", training.LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "synthesis"),
+    [(loss, kind) for loss in training.LOSSES for kind in training.kinds_for(loss)],
+)
 def test_every_loss_trains(loss, synthesis):
     run = training.Training(loss, synthesis, 0, torch.device("cpu"))
     before = [parameter.clone() for parameter in run.net.parameters()]
@@ -222,7 +225,7 @@ def test_figure_has_a_panel_for_each_loss_and_lines_told_apart_without_colour():
     rows = [
         {"loss": loss, "synthesis": s, "seed": seed, "epoch": epoch, "recall_at_1": 0.1 * epoch}
         for loss in ("hphn", "supcon")
-        for s in training.SYNTHESIZERS
+        for s in training.KINDS
         for seed in (0, 1)
         for epoch in (2, 4)
     ]
@@ -230,9 +233,9 @@ def test_figure_has_a_panel_for_each_loss_and_lines_told_apart_without_colour():
     assert [axes.get_title() for axes in figure.axes] == ["hphn", "supcon"]
     for axes in figure.axes:
         lines = axes.get_lines()
-        assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 3
-        assert [line.get_xdata().tolist() for line in lines] == [[2, 4]] * 3
-        assert len(axes.collections) == 3
+        assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 5
+        assert [line.get_xdata().tolist() for line in lines] == [[2, 4]] * 5
+        assert len(axes.collections) == 5
 
 
 def test_table_compares_with_no_synthesis():
