@@ -49,6 +49,7 @@ class RepositoryHook(MetadataHookInterface):
             readme = with_absolute_links(readme, repository, tag)
             urls = {
                 "Source": repository,
+                "Documentation": f"{repository}/tree/{tag}/docs",
                 "Changelog": f"{repository}/blob/{tag}/CHANGELOG.md",
                 "Issues": f"{repository}/issues",
             }

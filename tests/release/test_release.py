@@ -79,6 +79,7 @@ def test_with_an_address(project: Path) -> None:
     core = metadata_of(project)
     assert core.urls == {
         "Source": ADDRESS,
+        "Documentation": f"{ADDRESS}/tree/v1.2.3/docs",
         "Changelog": f"{AT_TAG}/CHANGELOG.md",
         "Issues": f"{ADDRESS}/issues",
     }
