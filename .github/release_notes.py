@@ -30,7 +30,8 @@ def release_notes(root: Path, tag: str, address: str) -> str:
     section = re.search(heading + r"(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
     if section is None or not section[1].strip():
         sys.exit(f"CHANGELOG.md has no section '## [{version}] - YYYY-MM-DD'")
-    return section[1].strip()
+    # The page of a release shows each line break, so an entry becomes one line.
+    return re.sub(r"(?<=\S)\n *(?=[^\s#-])", " ", section[1].strip())
 
 
 if __name__ == "__main__":

@@ -122,8 +122,11 @@ def test_links_of_a_readme(project: Path, text: str, expected: str) -> None:
 
 def dated(project: Path) -> None:
     """Give the changelog a section of the release, before an older one."""
-    sections = "## [1.2.3] - 2030-01-31\n\n- New.\n\n## [1.2.2] - 2030-01-30\n\n- Old.\n"
-    (project / "CHANGELOG.md").write_text(f"# Changelog\n\n## [Unreleased]\n\n{sections}", "utf-8")
+    new = "## [1.2.3] - 2030-01-31\n\n### Added\n\n- One\n  thing.\n- More.\n"
+    old = "## [1.2.2] - 2030-01-30\n\n- Old.\n"
+    (project / "CHANGELOG.md").write_text(
+        f"# Changelog\n\n## [Unreleased]\n\n{new}\n{old}", "utf-8"
+    )
 
 
 def undated(project: Path) -> None:
@@ -133,7 +136,7 @@ def undated(project: Path) -> None:
 
 def empty(project: Path) -> None:
     """A section in which nothing stands."""
-    replace(project / "CHANGELOG.md", "- New.", "")
+    replace(project / "CHANGELOG.md", r"^### Added\n\n- One\n  thing\.\n- More\.\n", "")
 
 
 def before_the_release(project: Path) -> None:
@@ -149,10 +152,10 @@ def release_notes() -> Callable[..., str]:
 
 @needs_tomllib
 def test_notes_of_a_release(project: Path, release_notes: Callable[..., str]) -> None:
-    """The section of the changelog, without its heading and without the next section."""
+    """The section without its heading and without the next section, and a line for each entry."""
     publish(project)
     dated(project)
-    assert release_notes(project, "v1.2.3", ADDRESS) == "- New."
+    assert release_notes(project, "v1.2.3", ADDRESS) == "### Added\n\n- One thing.\n- More."
 
 
 @needs_tomllib
