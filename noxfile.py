@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -29,6 +30,8 @@ NEXT = "pytorch-metric-learning>=3,<4"
 NEXT_NEEDS = ("torch>=2.14", "numpy>=2.5.3", "scikit-learn", "faiss-cpu")
 # For what the session tests runs already, in another environment: fewer random problems.
 FEW = {"HYPOTHESIS_PROFILE": "few"}
+# There torch and faiss-cpu may bring an OpenMP each, and the second one to start ends the process.
+OPENMP = {"KMP_DUPLICATE_LIB_OK": "TRUE"} if sys.platform in ("darwin", "win32") else {}
 # What runs on the double of it: under the likelier guesses all that meets the host, ...
 ON_THE_DOUBLE = {
     "a": (
@@ -201,7 +204,22 @@ def pml3(session: nox.Session) -> None:
 
 
 def built_wheel(session: nox.Session) -> Path:
-    """The wheel, which holds the package and nothing else, and is the one that the sdist builds."""
+    """A wheel that holds the package and nothing else: the one after ``--``, or a new one.
+
+    A new one is what the sdist builds, and the source tree too.
+    """
+    built = Path(*session.posargs).resolve() if session.posargs else new_wheel(session)
+    found = {name for name in zipfile.ZipFile(built).namelist() if ".dist-info/" not in name}
+    package = ROOT / "src" / "loopml"
+    wanted = {"loopml/py.typed"}
+    wanted |= {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
+    if found != wanted:
+        session.error(f"the wheel and src/ differ in {sorted(found ^ wanted)}")
+    return built
+
+
+def new_wheel(session: nox.Session) -> Path:
+    """Build the sdist, and the wheel from it."""
     session.install("build", "twine")
     shutil.rmtree(dist := Path(session.create_tmp()) / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(dist), str(ROOT), silent=True)
@@ -210,12 +228,6 @@ def built_wheel(session: nox.Session) -> Path:
     session.run("python", "-m", "build", "-w", "-o", str(dist / "direct"), str(ROOT), silent=True)
     if not filecmp.cmp(built, dist / "direct" / built.name, shallow=False):
         session.error("the sdist and the source tree build different wheels")
-    found = {name for name in zipfile.ZipFile(built).namelist() if ".dist-info/" not in name}
-    package = ROOT / "src" / "loopml"
-    wanted = {"loopml/py.typed"}
-    wanted |= {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
-    if found != wanted:
-        session.error(f"the wheel and src/ differ in {sorted(found ^ wanted)}")
     return built
 
 
@@ -237,4 +249,4 @@ def check_installed(session: nox.Session, *more: str) -> None:
             session.run("pip", "list")
             session.run("mypy", "tests/typing")
             tests = ("tests/package", *more)
-            session.run("python", "-m", "pytest", "-q", "-n", "auto", *tests, env=FEW)
+            session.run("python", "-m", "pytest", "-q", "-n", "auto", *tests, env=FEW | OPENMP)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tomllib
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.miners import BaseMiner
 
@@ -26,6 +27,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 project = "loopml"
 author = copyright = "The loopml authors"
 version = release = loopml.__version__
+
+# Links from each page to its source, once pyproject.toml has the address of the repository.
+pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+repository = pyproject["tool"]["hatch"]["metadata"]["hooks"]["custom"]["repository"]
+source_links = {
+    "source_repository": repository,
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+html_theme_options = source_links if repository else {}
 
 extensions = [
     "myst_parser",

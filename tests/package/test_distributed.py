@@ -126,9 +126,8 @@ def train(net: nn.Module, loss: Callable[..., Tensor], batches: list[Any]) -> di
 def work(rank: int, folder: Path) -> None:
     """Run every case as one rank and leave the results in `folder`."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder / 'init'}", rank=rank, world_size=WORLD
-    )
+    init = (folder / "init").as_uri()  # three slashes on Windows too
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=WORLD)
     found: dict[str, Any] = {}
 
     def run(key: str, loss: Callable[..., Tensor], labels: Tensor) -> None:

@@ -41,7 +41,7 @@ def unit_of(path: Path) -> str:
 def imports_of(path: Path) -> set[str]:
     """Absolute names of everything that a file imports."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
