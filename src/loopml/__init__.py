@@ -6,7 +6,7 @@ from loopml.expansion import EmbeddingExpansion
 from loopml.losses import HPHNTripletLoss, NPairLoss, SyntheticLoss
 from loopml.miners import LoOpMiner
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "EmbeddingExpansion",

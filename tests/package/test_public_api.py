@@ -108,7 +108,7 @@ def test_kinds() -> None:
 def test_typed_and_versioned() -> None:
     root = Path(loopml.__file__).parent
     assert (root / "py.typed").exists()
-    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev0)?", loopml.__version__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", loopml.__version__)
 
 
 @pytest.mark.parametrize(
