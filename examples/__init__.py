@@ -1,1 +1,1 @@
-"""Scripts to copy; what they share is in `kit`, two larger experiments in `emoji` and `papers`."""
+"""Scripts to copy; `kit` has what they share; `emoji`, `text`, `papers` are larger experiments."""

@@ -1,7 +1,7 @@
 """Two processes on one machine train as one process would on the joined batch.
 
-DistributedLossWrapper of pytorch-metric-learning gathers the embeddings of all processes, so that
-positives and negatives are found across them; DistributedDataParallel averages the gradients.
+DistributedLossWrapper of pytorch-metric-learning gathers the embeddings of all processes. So the
+loss finds positives and negatives in all of them. DistributedDataParallel averages the gradients.
 
     torchrun --nproc-per-node 2 examples/distributed.py --steps 100
     torchrun --nproc-per-node 2 examples/distributed.py --steps 100 --efficient

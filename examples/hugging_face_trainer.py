@@ -1,7 +1,7 @@
 """The Trainer of Hugging Face with a PML loss on synthetic negatives, on the glyphs.
 
-Two things are needed: batches with several rows of a class, and a loss that the trainer can add up
-over the batches of a step. Needs `pip install transformers accelerate`.
+It takes two things: a sampler that draws several rows of each class, and a loss that the trainer
+can add up over the batches of a step. Needs `pip install transformers accelerate`.
 
     python examples/hugging_face_trainer.py --steps 200
 """

@@ -1,7 +1,7 @@
 """A Lightning module with a PML loss on synthetic negatives, on the glyphs.
 
-A loss of loopml is a module without state of its own, so it needs nothing special: it is moved,
-saved and called with the rest. Needs `pip install lightning`.
+A loss of loopml is a module without weights. Lightning moves, saves and calls it with the rest of
+the net. Needs `pip install lightning`.
 
     python examples/lightning_module.py --steps 200
 """

@@ -1,8 +1,7 @@
-"""Synthetic negatives against a memory queue, of which only real rows are ever a part.
+"""Synthetic negatives against a memory queue that holds real rows only.
 
-The batch and the queue together are the references: curves join an anchor with its positives in
-both, and negatives come from both. The synthetic points are made anew in every step and never
-stored, so the queue holds what the net has really seen.
+The references are the batch and the queue together. Curves join an anchor with its positives in
+both, and negatives come from both. Each step makes its own synthetic points. They are never stored.
 
     python examples/memory_queue.py --steps 200
 """

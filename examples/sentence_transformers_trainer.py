@@ -1,8 +1,8 @@
 """sentence-transformers with a loss on synthetic negatives, on the names of Unicode characters.
 
-A text is the name of a character, such as "GREEK SMALL LETTER ALPHA WITH TONOS"; a class is its
-letter. The model is the mean of a vector for each word, and has to learn that marks do not count.
-Put your own in its place. Needs `pip install "sentence-transformers[train]"`.
+A text is the name of a character, such as "GREEK SMALL LETTER ALPHA WITH TONOS". Its class is the
+letter. The model takes the mean of one vector for each word. It has to learn that marks do not
+count. Put your own model in its place. Needs `pip install "sentence-transformers[train]"`.
 
     python examples/sentence_transformers_trainer.py --steps 200
 """

@@ -1,18 +1,19 @@
 """Train on the glyphs with and without synthetic negatives, and compare on unseen scripts.
 
 Each combination of loss, kind of negatives and seed is one training of the same small net on the
-same batches. After every few epochs its Recall@1 and MAP@R are measured on the characters of
-scripts that training never saw, leaving one image out at a time. From the root of the repository:
+same batches. Every second epoch measures Recall@1 and MAP@R on characters of scripts that training
+never saw. Each image in turn is the query. Needs `pip install ".[examples]"`. From the root of the
+repository:
 
     python examples/train_glyphs.py                          # triplet, about 3 minutes
     python examples/train_glyphs.py --losses supcon circle --seeds 0 1 2
     python examples/train_glyphs.py --resume                 # go on where a run was stopped
     tensorboard --logdir runs/glyphs
 
-The output folder receives `metrics.csv` (a row for each evaluation), `summary.json`, the figure
-`recall_at_1.png`, and for each run a folder with its checkpoint, its metrics and its TensorBoard
-events. With one and the same `--threads` a resumed run on the CPU equals an uninterrupted one bit
-for bit.
+The output folder receives `metrics.csv` (a row for each evaluation), `summary.json` and the figure
+`recall_at_1.png`. Each run has a folder there with its checkpoint, its metrics and its TensorBoard
+events. On the CPU a resumed run equals an uninterrupted one bit for bit, if both have the same
+`--threads`.
 """
 
 from __future__ import annotations
