@@ -6,9 +6,9 @@ needs nothing but torch.
 
 Two embeddings of a class span a curve. The hardest negative is where a curve of another class comes
 nearest. Let :math:`d_\text{ends}` be the least distance of the ends of two curves, which ordinary
-mining finds. Let :math:`d_{\text{EE}(n)}` be the least distance if :math:`n` points between the ends
-count as well (Embedding Expansion). Let :math:`d_\text{LoOp}` be the least distance of all points
-(LoOp), which the functions here compute. Then
+mining finds. Let :math:`d_{\text{EE}(n)}` be the least distance if :math:`n` points between the
+ends count as well (Embedding Expansion). Let :math:`d_\text{LoOp}` be the least distance of all
+points (LoOp), which the functions here compute. Then
 
 .. math:: d_\text{ends} \ge d_{\text{EE}(n)} \ge d_\text{LoOp}, \qquad
     d_{\text{EE}(n)} \to d_\text{LoOp} \text{ as } n \to \infty.

@@ -3,8 +3,8 @@ r"""The minimum distance between two straight segments, in closed form.
 Let :math:`u` and :math:`v` be the unit directions of the segments, :math:`\ell` and :math:`m` their
 lengths, and :math:`r = p_0 - q_0`. Minimise :math:`\lVert r + x u - y v \rVert^2` over
 :math:`0 \le x \le \ell` and :math:`0 \le y \le m`, a convex quadratic on a box. Let :math:`w` and
-:math:`r_\perp` be the parts of :math:`u` and :math:`r` that are orthogonal to :math:`v`. Without the
-box the minimum is at :math:`x = -\langle w, r_\perp \rangle / \langle w, w \rangle`. Clamp this
+:math:`r_\perp` be the parts of :math:`u` and :math:`r` that are orthogonal to :math:`v`. Without
+the box the minimum is at :math:`x = -\langle w, r_\perp \rangle / \langle w, w \rangle`. Clamp this
 :math:`x`, take the best :math:`y` for it, clamp this :math:`y`, and take and clamp the best
 :math:`x` for it. That is the minimum on the box (Ericson, Real-Time Collision Detection, 2005,
 section 5.1.9). Parallel segments and segments of length zero have :math:`w = 0`, and start at
