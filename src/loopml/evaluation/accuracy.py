@@ -63,9 +63,9 @@ class RetrievalAccuracy:
             divided by its length first, and a zero row stays zero. "euclidean" takes the rows as
             they are. For rows of length 1, as the testers of pytorch-metric-learning make them,
             both give the same ranks.
-        seed: of the k-means, so that scores repeat. The default is faiss's own. With it NMI and AMI
-            of float32 rows under "euclidean" equal the values of an ``AccuracyCalculator``. A
-            ``kmeans_func`` does not use it.
+        seed: the seed of the k-means, so that scores repeat. The default is faiss's own. With it
+            NMI and AMI of float32 rows under "euclidean" equal the values of an
+            ``AccuracyCalculator``. A ``kmeans_func`` does not use it.
         k: how many neighbours the scores look at, except recall and ``precision_at_1``, which have
             their own number. "max_bin_count", the default, is as many as the largest class needs:
             then ``r_precision`` and ``mean_average_precision_at_r`` are exact.

@@ -150,9 +150,9 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
         q1: (..., d) end of the second arc.
 
     Returns:
-        :class:`~loopml.geometry.Closest`: fractions ``s`` and ``t`` (...) of the arcs' angles, the
-        two points (..., d), which are unit vectors, and their Euclidean distance (...). Two points
-        at an angle :math:`\gamma` are :math:`2 \sin(\gamma / 2)` apart.
+        A :class:`~loopml.geometry.Closest` with the fractions ``s`` and ``t`` (...) of the arcs'
+        angles, the two points (..., d), which are unit vectors, and their Euclidean distance (...).
+        Two points at an angle :math:`\gamma` are :math:`2 \sin(\gamma / 2)` apart.
 
         - Equal ends: the arc is a point, and its fraction is 0.
         - Opposite ends (their unit vectors have a sum shorter than 1.6e-10): there is no unique

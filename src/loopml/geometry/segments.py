@@ -125,8 +125,8 @@ def closest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Close
         q1: (..., d) end of the second segment.
 
     Returns:
-        :class:`~loopml._types.Closest`: fractions ``s`` and ``t`` (...) of the segments' lengths,
-        the two points (..., d) and their Euclidean distance (...).
+        A :class:`~loopml._types.Closest` with the fractions ``s`` and ``t`` (...) of the segments'
+        lengths, the two points (..., d) and their Euclidean distance (...).
 
         - Equal ends: the segment is a point, and its fraction is 0.
         - Parallel segments: ``s`` and ``t`` are one of many solutions. The distance is unique.
