@@ -55,11 +55,12 @@ class Closest(NamedTuple):
     """Where two curves come nearest to each other.
 
     Attributes:
-        s: (...) fraction of the first curve in [0, 1], of its angle where it is an arc. A constant.
+        s: (...) where on the first curve: 0 is its start, 1 its end. It is a fraction of the length
+            of a segment, and of the angle of an arc. A constant, without a gradient.
         t: (...) the same for the second curve.
-        point_p: (..., d) the point at ``s``, differentiable.
-        point_q: (..., d) the point at ``t``, differentiable.
-        distance: (...) Euclidean distance between the two points, differentiable.
+        point_p: (..., d) the point of the first curve at ``s``, differentiable.
+        point_q: (..., d) the point of the second curve at ``t``, differentiable.
+        distance: (...) Euclidean distance of the two points, differentiable.
     """
 
     s: Tensor
@@ -75,12 +76,15 @@ class SyntheticBatch(NamedTuple):
     ``loss_fn(*batch)`` runs any supported loss with the synthetic negatives.
 
     Attributes:
-        embeddings: (n, d) the real embeddings, untouched: the anchors.
-        labels: (n,) their labels.
-        indices_tuple: triplets (anchor, positive, negative); anchors index ``embeddings``,
-            positives and negatives index ``ref_emb``.
-        ref_emb: (m + k, d) real references, then one synthetic negative per triplet.
-        ref_labels: (m + k,) their labels; a synthetic row has the label of its negative pair.
+        embeddings: (n, d) the real embeddings, unchanged. Anchors are among these rows.
+        labels: (n,) the labels of ``embeddings``.
+        indices_tuple: three tensors (k,) of row numbers, for k triplets (anchor, positive,
+            negative). Anchors count the rows of ``embeddings``. Positives and negatives count the
+            rows of ``ref_emb``.
+        ref_emb: (m + k, d) the m real references, then one synthetic negative for each triplet.
+            Without references of their own these m rows are ``embeddings``.
+        ref_labels: (m + k,) the labels of ``ref_emb``. A synthetic row has the label of its
+            negative pair.
     """
 
     embeddings: Tensor

@@ -19,45 +19,55 @@ from loopml.synthesis import Synthesizer
 class EmbeddingExpansion(nn.Module, Synthesizer):
     r"""Puts points between two embeddings of a class and takes the hardest negative pair.
 
-    Between a and p lie ``n_points`` points
+    Let :math:`a` and :math:`p` be two embeddings of a class. Between them lie :math:`n` points
+    (``n_points``)
 
-    .. math:: x_k = \frac{(n + 1 - k)\, a + k\, p}{n + 1}, \quad k = 1, \dots, n,
+    .. math:: x_k = \frac{(n + 1 - k)\, a + k\, p}{n + 1}, \quad k = 1, \dots, n.
 
-    each divided by its length if ``normalize``. The hardest negative of the pair (a, p) is the
-    nearest pair of points, one of a, p and the points between them, the other of a negative pair
-    and the points between that. With more points it tends to :class:`LoOpMiner`, which solves for
-    the limit.
+    Each is divided by its length if ``normalize``. Two embeddings of another class have such points
+    between them too. The hardest negative of the pair :math:`(a, p)` is the nearest pair of points:
+    one is :math:`a`, :math:`p` or a point between them, the other is an embedding of the other
+    class or a point between two of them. With more points this tends to :class:`LoOpMiner`, which
+    solves for the limit.
 
     Args:
-        n_points: how many points between the ends are tried. More points find nearer negatives,
-            up to the nearest of all, which :class:`LoOpMiner` solves for, and take more time: the
-            search looks at (n_points + 2)^2 pairs of points of two curves. The paper uses 2; 0
-            leaves the ends, which is plain mining.
-        normalize: divide the points between by their length. It matters only under a distance that
-            does not normalise; one that does sees them normalised anyway.
-        pairing: "auto" joins every two samples of a class of up to eight; in a larger class each
-            sample with the two others that lie nearest to another class, so that time grows with
-            the batch and not with the square of a class. These are then its positives. (Of more
-            than 2,048 references that is nearest to the batch's samples of another class.) "all"
-            joins every two samples, whatever it costs. "consecutive" joins rows (0, 1), (2, 3),
-            ..., as the paper's code. A lone sample is a negative curve of length zero.
-        num_negatives: how many nearest negative pairs each positive pair is given. 1, the hardest,
-            is what both papers do. More give a gentler mean, and as many more tuples; None takes
-            all, which grows with the square of the pairs.
+        n_points: how many points between the ends are tried, at least 0. The paper uses 2, which is
+            a sensible choice. 0 leaves the ends alone, which is plain mining. More points find
+            nearer negatives and take more time: the search compares :math:`(n + 2)^2` pairs of
+            points for two curves.
+        normalize: whether the points between the ends are divided by their length. It matters only
+            under a distance that does not normalise: use False there. A distance that normalises
+            sees the points normalised anyway.
+        pairing: which two samples of a class are joined.
+
+            - "auto", the default: every two in a class of up to eight. In a larger class each
+              sample is joined with two others, those that lie nearest to another class, and has
+              these two as its positives. So time grows with the batch, and not with the square of
+              a class. With more than 2,048 references "nearest" counts the samples of the batch
+              alone.
+            - "all": every two, whatever it costs.
+            - "consecutive": rows (0, 1), (2, 3), ..., as in the paper's code.
+
+            A sample alone in its class is a negative curve of length zero.
+        num_negatives: how many negative pairs each positive pair gets, the nearest ones. 1, the
+            default, is what both papers do. More give as many more tuples and a gentler mean. None
+            takes all negative pairs, whose number grows with the square of the batch's pairs.
 
     Raises:
         TypeError: an option of the wrong type.
         ValueError: ``n_points`` below 0, ``num_negatives`` below 1 or an unknown pairing.
 
     Gradient:
-        To the ends of both chosen points, at their constant weights; the choice has none.
+        To the ends of both chosen points, with their weights as constants. The choice has no
+        gradient.
 
-        - Equally near points: one of them is chosen and gets it all.
+        - Equally near points: one of them is chosen and gets all of the gradient.
         - Points that coincide: distance 0, gradient 0.
 
     Precision:
-        Points are chosen by a Gram matrix of float32 (float64 for float64), which on distances
-        near 0 is good to about 5e-4; what is chosen is computed from the vectors in that dtype.
+        Points are chosen by a Gram matrix of float32 (of float64 for float64 embeddings). In
+        float32 this is good to about 5e-4 on a distance near 0. The chosen points are computed from
+        the vectors, in the same dtype.
 
     Source:
         Embedding Expansion (Ko and Gu, CVPR 2020), section 3.
@@ -97,20 +107,22 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> SyntheticBatch:
-        """The hardest negatives of each ordered positive pair, over originals and points between.
+        """The hardest negatives of each ordered positive pair.
 
-        The embeddings are normalised first, as the default distance of pytorch-metric-learning
-        does; inside a loss (``SyntheticLoss``, ``HPHNTripletLoss``) the loss's distance decides.
+        Here the embeddings are normalised first, as by the default distance of
+        pytorch-metric-learning. Inside a loss (``SyntheticLoss``, ``HPHNTripletLoss``) the distance
+        of the loss decides whether they are.
 
         Args:
-            embeddings: (n, d) floating point.
+            embeddings: (n, d) floating point. Anchors are among these rows.
             labels: (n,) integers.
-            ref_emb: (m, d) references that positives and negatives come from; default: the batch.
-            ref_labels: (m,) their labels.
+            ref_emb: (m, d) references that positives and negatives come from. Default: the batch.
+            ref_labels: (m,) the labels of ``ref_emb``.
 
         Returns:
-            The arguments of a loss, in order, for ``loss_fn(*expansion(embeddings, labels))``. The
-            negatives are carried over to their anchors as by ``LoOpMiner.synthesize``.
+            The arguments of a loss, in order, for ``loss_fn(*expansion(embeddings, labels))``. Each
+            negative is moved so that its distance from the real anchor is the distance of the two
+            chosen points, as by ``LoOpMiner.synthesize``.
 
         Raises:
             TypeError: an argument is no tensor of its kind.
@@ -118,12 +130,12 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
                 the batch does not fit ``pairing="consecutive"``.
 
         Warns:
-            UserWarning: once, when two batches in a row have no tuple. A single such batch may be
-                the short last one of an epoch. Only of embeddings that want a gradient, on the
-                CPU, outside ``torch.compile`` and ``torch.func``.
+            UserWarning: once, when two batches in a row have no tuple. (A single such batch may be
+                the short last one of an epoch.) The warning needs embeddings that want a gradient,
+                on the CPU, outside ``torch.compile`` and ``torch.func``.
 
         Gradient:
-            To the ends of both chosen points; of equally near points one is chosen.
+            To the ends of both chosen points. Of equally near points one is chosen.
         """
         batch = batch_of(embeddings, labels, ref_emb, ref_labels)
         made = self._synthesize(SPHERE, batch, embeddings.dtype)
@@ -131,17 +143,19 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
         return made
 
     def expand(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The paper's plain augmentation: the batch with all points between appended.
+        r"""The paper's plain augmentation: the batch, then all points between its pairs.
 
         Args:
-            embeddings: (n, d) floating point, used as they are.
+            embeddings: (n, d) floating point. They are used as they are, without normalisation.
             labels: (n,) integers.
 
         Returns:
-            Embeddings (n + n_points p, d) and labels for p positive pairs. First the rows of the
-            batch, then point 1 of every pair, point 2 of every pair, and so on. Where
-            ``normalize`` and the ends of a pair are opposite, a point that has no direction is
-            the first end.
+            Embeddings and labels of :math:`n + k\, p` rows, for :math:`p` positive pairs and
+            :math:`k` points each (``n_points``). First come the rows of the batch, then point 1 of
+            every pair, then point 2 of every pair, and so on.
+
+            - Opposite ends with ``normalize``: a point between them may have no direction. It is
+              then the first end.
 
         Raises:
             TypeError: an argument is no tensor of its kind.

@@ -15,13 +15,14 @@ from loopml.synthesis import Synthesizer, check_synthesizer
 class SyntheticTripletsMiner:
     r"""Triplets of features whose negatives are synthetic, for ``TripletLossWithMiner``.
 
-    A miner of open-metric-learning (OML) returns the features of anchors, positives and negatives
-    themselves, row by row. Here each anchor comes with its real positive and with a synthetic
-    negative n' that lies as far from it as the two curves lie from each other,
+    A miner of open-metric-learning (OML) returns the features of anchors, positives and negatives,
+    row by row. Here each anchor :math:`a` comes with its real positive :math:`p` and with a
+    synthetic negative :math:`n'`. Let :math:`\gamma_{ap}` be the curve from :math:`a` to :math:`p`,
+    and :math:`\gamma_{qr}` the nearest curve between two rows of another class. Then
 
-    .. math:: \lVert a - n' \rVert = \min_{s, t} \lVert \gamma_{ap}(s) - \gamma_{n_1 n_2}(t) \rVert,
+    .. math:: \lVert a - n' \rVert = \min_{s, t} \lVert \gamma_{ap}(s) - \gamma_{qr}(t) \rVert,
 
-    so the loss is that on the distance of the curves, in value and in gradient. It goes where an
+    so value and gradient of the loss are those of the distance of the curves. Use it where an
     ``ITripletsMiner`` goes:
 
     .. code-block:: python
@@ -29,14 +30,16 @@ class SyntheticTripletsMiner:
         criterion = TripletLossWithMiner(margin=0.2, miner=SyntheticTripletsMiner(LoOpMiner()))
         loss = criterion(extractor(images), labels)
 
-    The loss of OML measures features as they are. The synthesizer decides what these are: with
-    ``LoOpMiner()`` and ``EmbeddingExpansion()`` all three rows of a triplet are divided by their
-    length. That changes nothing for an extractor that does so itself, with
-    ``normalise_features=True``. With ``LoOpMiner(distance=LpDistance(normalize_embeddings=False))``
-    they are left as they are.
+    The loss of OML measures the features that it gets, and the synthesizer decides which it gets:
+
+    - ``LoOpMiner()`` and ``EmbeddingExpansion()``: all three rows of a triplet are divided by their
+      length. That changes nothing for an extractor with ``normalise_features=True``, which does so
+      itself.
+    - ``LoOpMiner(distance=LpDistance(normalize_embeddings=False))``: the rows are left as they are.
 
     Args:
-        synthesizer: a :class:`~loopml.LoOpMiner` or an :class:`~loopml.EmbeddingExpansion`.
+        synthesizer: a :class:`~loopml.LoOpMiner` or an :class:`~loopml.EmbeddingExpansion`, which
+            makes the negatives.
 
     Raises:
         TypeError: ``synthesizer`` is neither of the two.
@@ -44,7 +47,7 @@ class SyntheticTripletsMiner:
 
     Source:
         LoOp (Vasudeva et al., ICCV 2021), section 3.3, and Embedding Expansion (Ko and Gu,
-        CVPR 2020), section 3.2; the place of n' is our own.
+        CVPR 2020), section 3.2. Where :math:`n'` is placed is our own.
 
     Example:
         >>> import torch
@@ -72,7 +75,7 @@ class SyntheticTripletsMiner:
         """The triplets of a batch.
 
         Args:
-            features: (n, d) floating point; half precision becomes float32.
+            features: (n, d) floating point. Half precision becomes float32.
             labels: (n,) integers, in a list or in a tensor.
 
         Returns:
@@ -80,12 +83,13 @@ class SyntheticTripletsMiner:
 
         Raises:
             TypeError: an argument is of the wrong kind.
-            ValueError: shapes do not fit, a value is NaN or infinite, or the batch has no triplet.
-                The mean of no losses would be NaN.
+            ValueError: shapes do not fit, a value is NaN or infinite, or the batch has no triplet,
+                since the mean of no losses would be NaN.
 
         Gradient:
-            To the real rows, and through the negatives to both ends of both curves; zero through
-            curves that touch.
+            To the real rows, and through the negatives to both ends of both curves.
+
+            - Curves that touch: the gradient of their distance is 0.
         """
         if isinstance(labels, list) and all(isinstance(label, int) for label in labels):
             labels = torch.tensor(labels)

@@ -58,38 +58,39 @@ class MetricLearningLoss(nn.Module):
         )
         SentenceTransformerTrainer(model, args, train_dataset=texts, loss=loss).train()
 
-    - A batch is embedded at once, with its graph: there is no gradient caching as in
-      ``CachedMultipleNegativesRankingLoss``, and those losses are refused as ``loss``. To save
+    - Memory: a batch is embedded at once, with its graph. There is no gradient caching as in
+      ``CachedMultipleNegativesRankingLoss``, and such losses are refused as ``loss``. To save
       memory use ``gradient_checkpointing``.
-    - With ``gradient_accumulation_steps`` tuples are mined within one batch of the device, not
-      within all that are accumulated.
-    - On several devices each mines its own batch. For the joined batch give
-      ``DistributedLossWrapper(loss)`` of pytorch-metric-learning in the place of the loss. (It has
-      not been run on several.)
-    - ``MatryoshkaLoss`` and ``AdaptiveLayerLoss`` take it as their loss. Each size and each layer
-      then has tuples of its own.
+    - ``gradient_accumulation_steps``: tuples are mined within one batch of the device, not
+      within all batches that are accumulated.
+    - Several devices: each device mines its own batch. For the joined batch give
+      ``DistributedLossWrapper(loss)`` of pytorch-metric-learning in place of the loss. (This has
+      not been run on several devices.)
+    - ``MatryoshkaLoss`` and ``AdaptiveLayerLoss`` take it as their loss. Each size and each
+      layer then has tuples of its own.
 
     Args:
         model: the ``SentenceTransformer`` that is trained.
-        loss: called with embeddings (n, d) and labels (n,): one of ours, or of
-            pytorch-metric-learning. It may have weights; they are trained too.
-        miner: called with the same; the loss then gets its tuples third, as
-            ``TripletMarginLoss()`` those of ``LoOpMiner()``. Default: the loss finds its own.
+        loss: a loss of ``loopml`` or of pytorch-metric-learning. It is called with embeddings
+            (n, d) and labels (n,). If it has weights, they are trained too.
+        miner: a miner whose tuples the loss gets as its third argument, such as ``LoOpMiner()`` for
+            ``TripletMarginLoss()``. It is called with embeddings and labels. Default: the loss
+            finds its own tuples.
 
     Raises:
         TypeError: ``loss`` or ``miner`` is no module.
-        ValueError: a loss of sentence-transformers, which takes no embeddings; or a miner that the
-            loss would ignore or that makes no tuples of real rows.
+        ValueError: ``loss`` is a loss of sentence-transformers, which takes no embeddings. Or
+            ``miner`` is one that the loss would ignore, or that makes no tuples of real rows.
 
     Gradient:
-        That of the loss.
+        The gradient of the loss.
 
     Precision:
-        That of the loss; ours compute embeddings of half precision in float32, under ``bf16=True``
-        and ``fp16=True`` too.
+        The precision of the loss. The losses of ``loopml`` compute embeddings of half precision in
+        float32, under ``bf16=True`` and ``fp16=True`` too.
 
     Source:
-        The loss's own; :attr:`citation` names it.
+        The source of the loss. :attr:`citation` names it.
 
     Example:
         >>> import torch

@@ -27,104 +27,120 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class RetrievalAccuracy:
-    r"""Recall@K for any K, average precisions, and agreement of k-means with the classes.
+    r"""Recall@K for any K, average precisions, and how well k-means finds the classes.
 
-    With :math:`N_K(q)` the K references nearest to a query (without itself, where it is one),
+    Call it as the ``AccuracyCalculator`` of pytorch-metric-learning, or give it to a tester of
+    pytorch-metric-learning as ``accuracy_calculator``. Import it from ``loopml.evaluation``:
+    ``import loopml`` does not load faiss.
+
+    **Retrieval.** Let :math:`N_K(q)` be the :math:`K` references nearest to a query :math:`q`,
+    without the query itself if it is a reference. Of :math:`n` queries
 
     .. math:: \text{Recall@}K = \tfrac{1}{n} \#\{q : \exists\, r \in N_K(q)
-              \text{ of the class of } q\}.
+              \text{ of the class of } q\}
 
-    k-means splits the queries into as many clusters as they have classes. Of the :math:`\binom n2`
-    pairs of queries let :math:`T` be in one cluster and of one class, :math:`C` in one cluster and
-    :math:`Y` of one class. Precision is :math:`P = T / C`, recall :math:`R = T / Y`, and
+    is the share with a reference of their class in :math:`N_K(q)`.
+
+    **Clustering.** k-means splits the queries into as many clusters as they have classes. Of the
+    :math:`\binom n2` pairs of queries let :math:`C` be in one cluster, :math:`Y` of one class, and
+    :math:`T` both. Precision is :math:`P = T / C` and recall is :math:`R = T / Y`. With mutual
+    information :math:`I` and entropy :math:`H`
 
     .. math:: F_1 = \frac{2 P R}{P + R} = \frac{2 T}{C + Y}, \qquad
               \text{NMI} = \frac{2\, I(\text{class}; \text{cluster})}
                                 {H(\text{class}) + H(\text{cluster})}.
 
-    The keys of the result are ``recall_at_1``, ``recall_at_2``, ... and ``clustering_f1``, and
-    those of pytorch-metric-learning's ``AccuracyCalculator``, with its values: ``NMI``, ``AMI``
-    (both left out where scikit-learn is not installed, unless ``include`` names them),
-    ``precision_at_1``, ``r_precision``, ``mean_average_precision_at_r``,
-    ``mean_average_precision`` and ``mean_reciprocal_rank``. It is called as that one, and its
-    testers take it as their ``accuracy_calculator``.
-
-    Import it from here: ``import loopml`` does not load faiss.
+    **The keys of the result** are ``recall_at_1``, ``recall_at_2``, ..., ``clustering_f1``, and the
+    keys of an ``AccuracyCalculator``, with its values: ``NMI``, ``AMI``, ``precision_at_1``,
+    ``r_precision``, ``mean_average_precision_at_r``, ``mean_average_precision`` and
+    ``mean_reciprocal_rank``. NMI and AMI need scikit-learn. Without it they are left out, unless
+    ``include`` names them.
 
     Args:
-        recall_at: the K's, in any order; repeated ones count once. A K beyond the number of
-            references takes them all.
-        distance: "cosine" ranks and clusters the directions of the rows (they are divided by their
-            norm first; a zero row stays zero), "euclidean" the rows as they are. Of rows of norm 1,
-            as testers of pytorch-metric-learning make them, the ranks are the same.
-        seed: of the k-means, so that scores repeat. The default is faiss's own, with which NMI
-            and AMI of float32 rows under "euclidean" equal an ``AccuracyCalculator``'s. Not
-            used by a ``kmeans_func``.
-        k: neighbours that the scores look at, except recall and ``precision_at_1``, which have
-            their own number. "max_bin_count" is as many as the largest class needs, which makes
-            ``r_precision`` and ``mean_average_precision_at_r`` exact. ``mean_average_precision``
-            and ``mean_reciprocal_rank`` are over the first ``k`` ranks: None, the default of an
-            ``AccuracyCalculator``, ranks all references, slowly.
-        include: scores to compute; default: all.
-        exclude: scores to leave out.
-        avg_of_avgs: average over classes the mean of the queries of each, not over all queries.
-        return_per_class: return those means, in order of the labels, in place of their average.
-        label_comparison_fn: whether labels match, of two tensors of float32 labels that broadcast;
-            labels may then have a second axis. Not with clusters: exclude their three scores.
-        device: where the functions of the user get their tensors, and where faiss clusters if it
-            can; default: CUDA if there is one. The search runs on the CPU.
-        knn_func: distances and indices, from (queries, k, references, whether query i is reference
-            i and no neighbour of its own). It is called once with all queries, and replaces the
-            search in blocks.
-        kmeans_func: the cluster of each row, from (rows, number of clusters). The default is
-            faiss's k-means of 20 rounds, which trains on a sample of 256 rows per cluster if there
-            are more.
+        recall_at: the K's of Recall@K, in any order. Repeated ones count once. A K beyond the
+            number of references takes them all.
+        distance: "cosine", the default, ranks and clusters the directions of the rows: each row is
+            divided by its length first, and a zero row stays zero. "euclidean" takes the rows as
+            they are. For rows of length 1, as the testers of pytorch-metric-learning make them,
+            both give the same ranks.
+        seed: the seed of the k-means, so that scores repeat. The default is faiss's own. With it
+            NMI and AMI of float32 rows under "euclidean" equal the values of an
+            ``AccuracyCalculator``. A ``kmeans_func`` does not use it.
+        k: how many neighbours the scores look at, except recall and ``precision_at_1``, which have
+            their own number. "max_bin_count", the default, is as many as the largest class needs:
+            then ``r_precision`` and ``mean_average_precision_at_r`` are exact.
+            ``mean_average_precision`` and ``mean_reciprocal_rank`` look at the first ``k`` ranks.
+            None, the default of an ``AccuracyCalculator``, ranks all references, which is slow.
+        include: names of the scores to compute. Default: all.
+        exclude: names of scores to leave out.
+        avg_of_avgs: if True, average the queries of each class first, and then the classes. If
+            False, the default, average all queries.
+        return_per_class: if True, return the mean of each class, in order of the labels, and no
+            average over classes.
+        label_comparison_fn: a function of two tensors of float32 labels, which broadcast, that
+            tells whether labels match. Labels may then have a second axis. Clusters cannot be
+            compared so: exclude ``NMI``, ``AMI`` and ``clustering_f1``.
+        device: where ``knn_func``, ``kmeans_func`` and ``label_comparison_fn`` get their tensors,
+            and where faiss clusters if it can. Default: CUDA if there is one. The search itself
+            runs on the CPU.
+        knn_func: a function that replaces the search. It gets (queries, k, references, whether
+            query i is reference i and no neighbour of its own) and returns distances and indices.
+            It is called once, with all queries.
+        kmeans_func: a function that replaces the k-means. It gets (rows, number of clusters) and
+            returns the cluster of each row. The default is faiss's k-means of 20 rounds. With more
+            than 256 rows per cluster it trains on a sample of 256 per cluster.
 
     Raises:
         ValueError: a K or ``k`` below 1, a negative seed, an unknown distance or score, or both
-            kinds of averages over classes.
+            ``avg_of_avgs`` and ``return_per_class``.
         TypeError: ``recall_at`` is no list of integers, or ``include`` or ``exclude`` no list.
         NotImplementedError: a ``label_comparison_fn`` with a score of clusters.
 
     Lone classes:
-        A query without another of its class among the references cannot be answered, and is left
-        out of every retrieval score, as in pytorch-metric-learning. (The papers' script counts it
-        as a miss.) It remains a reference that can be retrieved, and takes part in the clustering.
-        Without any query that can be answered retrieval scores are NaN, and so is F1 where no two
-        queries share a class or a cluster.
+        A query without another row of its class among the references cannot be answered.
+
+        - Retrieval scores leave such a query out, as pytorch-metric-learning does. (The script of
+          the LoOp repository counts it as a miss.)
+        - As a reference it can still be retrieved, and it takes part in the clustering.
+        - If no query can be answered, the retrieval scores are NaN.
+        - If no two queries share a class or a cluster, F1 is NaN.
 
     Ties:
-        A query is told from its duplicates by its row. Among references that are equally far those
-        of the lowest index come first. Distances of different rows that are equal on paper (under
-        "cosine": from a zero row to all others) may differ by a rounding of float64, and then that
-        decides.
+        - A query and its duplicates: rows are told apart by their number, so a duplicate is a
+          neighbour and the query itself is not.
+        - References that are equally far: the lowest index comes first.
+        - Distances of different rows that are equal on paper only, such as from a zero row to all
+          others under "cosine": a rounding of float64 may decide.
 
     Precision:
-        Ranks are ranks of distances from differences in float64, of the rows as they were given,
-        divided by their norm in float64 under "cosine": the rank of a reference depends neither on
-        other rows nor on how many there are. Products choose, with a bound of their rounding for
-        each pair; what the bound cannot tell apart is measured from differences. Only float64 rows
-        that differ by less than 1e-154 count as equal. Counts of pairs are exact, and means in
-        float64. k-means works in float32, on float64 rows with their median taken away first. A
-        ``knn_func`` or ``kmeans_func`` takes float32 and has the precision that it has.
+        Ranks follow distances in float64, taken from differences of the rows as they were given,
+        or of their directions under "cosine". So the rank of a reference does not depend on other
+        rows. Inner products choose the neighbours, with a bound of their rounding for each pair.
+        Where the bound cannot decide, the distances are measured from differences.
+
+        - Float64 rows that differ by less than 1e-154 count as equal.
+        - Counts of pairs are exact. Means are taken in float64.
+        - k-means works in float32. From float64 rows their median is taken away first.
+        - A ``knn_func`` or ``kmeans_func`` gets float32, and its precision is its own.
 
     Memory:
-        The embeddings, up to three copies in float64 and a block of scores; never a number per
-        pair of rows, whatever ``k`` is. Embeddings of the size of Stanford Online Products
-        (60,502 x 512 in 11,316 classes) took 1.2 GB in all with "cosine", 0.9 GB with "euclidean",
-        PyTorch included. On one core the search of 8 neighbours took half as long as faiss's flat
-        index (``python -m benchmarks.accuracy.retrieval_accuracy``). k-means stops before 20
-        rounds where nothing changes any more.
+        The embeddings, up to three copies of them in float64, and a block of scores. There is never
+        a number for each pair of rows, whatever ``k`` is. Embeddings of the size of Stanford Online
+        Products (60,502 x 512 in 11,316 classes) took 1.2 GB in all with "cosine" and 0.9 GB with
+        "euclidean", PyTorch included. On one core the search of 8 neighbours took half as long as
+        faiss's flat index (``python -m benchmarks.accuracy.retrieval_accuracy``).
 
-        The search takes as many neighbours as the asked scores need: ``recall_at_K`` K of them,
-        ``precision_at_1`` one, the others ``k``. It takes longer where products in float64 cannot
-        tell rows apart: 15 times as long for 8,192 rows in two groups that are 1e9 times as far
-        from each other as the rows within them (the same command).
+        The search takes as many neighbours as the scores need: ``recall_at_K`` needs K,
+        ``precision_at_1`` needs one, and the others need ``k``. It takes longer where inner
+        products in float64 cannot tell rows apart: 15 times as long for 8,192 rows in two groups
+        that are 1e9 times as far from each other as the rows within a group (the same command).
+        k-means stops before 20 rounds if nothing changes any more.
 
     Source:
         Recall@K, NMI and F1 as in Song et al., "Deep Metric Learning via Lifted Structured Feature
         Embedding" (CVPR 2016), section 6, and in ``test.py`` of the LoOp repository. That script
-        clusters with scikit-learn's KMeans, so its NMI and F1 differ by the local optimum found.
+        clusters with scikit-learn's KMeans, which may find another local optimum, so its NMI and F1
+        can differ.
 
     Example:
         >>> import torch
@@ -200,22 +216,23 @@ class RetrievalAccuracy:
             query: (n, d) floating point, a tensor or a NumPy array.
             query_labels: (n,) integers, or whole numbers in a floating dtype that holds them
                 exactly (anything that a ``label_comparison_fn`` takes).
-            reference: (m, d) rows to retrieve; default: the queries, each without itself.
-            reference_labels: (m,) their labels.
-            ref_includes_query: the first n references are the queries, and none retrieves itself.
-            include: scores to compute; default: all that the constructor left in.
-            exclude: scores to leave out.
+            reference: (m, d) rows to retrieve. Default: the queries, each without itself.
+            reference_labels: (m,) the labels of ``reference``.
+            ref_includes_query: whether the first n references are the queries. Then no query
+                retrieves itself.
+            include: names of the scores to compute. Default: all that the constructor left in.
+            exclude: names of scores to leave out.
 
         Returns:
-            Each score by its name: a float, or with ``return_per_class`` a list of floats for the
-            retrieval scores, one per class that can be answered, in order of the labels.
+            A dict from the name of a score to a float. With ``return_per_class`` a retrieval score
+            is a list of floats: one for each class that can be answered, in order of the labels.
 
         Raises:
             TypeError: an argument is no array of its kind, or labels are no whole numbers.
             ImportError: NMI or AMI is asked for, and scikit-learn is not installed.
             ValueError: shapes do not fit, there is no row, a value is NaN or infinite, labels are
-                missing, the references do not begin with the queries, or a score is unknown.
-                Arguments have the order of pytorch-metric-learning since 2.0.
+                missing, the references do not begin with the queries, or a score is unknown. (The
+                order of the arguments is the order of pytorch-metric-learning since 2.0.)
         """
         names = chosen(self.names, include, exclude)
         if not (include or self._by_name):

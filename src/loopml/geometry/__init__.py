@@ -1,11 +1,17 @@
-r"""Exact minimum distances between segments and between great-circle arcs, batched, differentiable.
+r"""Minimum distances of segments and of great-circle arcs, in closed form, with a gradient.
 
-This package imports nothing but torch and knows no labels.
+The functions take batches of curves and know no labels. The closed forms are exact. They are
+computed in float64; each function says under Precision what error rounding leaves. This package
+needs nothing but torch.
 
-Embedding Expansion and LoOp are one idea. A pair of same-class embeddings spans a curve; the hard
-negative is where the curve of another class comes nearest. Its endpoints alone are ordinary mining,
-n points on each curve are Embedding Expansion, and all points are LoOp:
-``endpoint distance >= EE(n) >= LoOp``, and EE(n) tends to LoOp.
+Two embeddings of a class span a curve. The hardest negative is where a curve of another class comes
+nearest. Let :math:`d_\text{ends}` be the least distance of the ends of two curves, which ordinary
+mining finds. Let :math:`d_{\text{EE}(n)}` be the least distance if :math:`n` points between the
+ends count as well (Embedding Expansion). Let :math:`d_\text{LoOp}` be the least distance of all
+points (LoOp), which the functions here compute. Then
+
+.. math:: d_\text{ends} \ge d_{\text{EE}(n)} \ge d_\text{LoOp}, \qquad
+    d_{\text{EE}(n)} \to d_\text{LoOp} \text{ as } n \to \infty.
 """
 
 from loopml._types import Closest

@@ -137,42 +137,54 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
     r"""The nearest points of the great-circle arcs from ``p0`` to ``p1`` and ``q0`` to ``q1``.
 
     .. math:: \min_{s, t \in [0, 1]} \lVert \gamma_p(s) - \gamma_q(t) \rVert,
-        \quad \gamma_p(s) = \frac{\sin((1-s)\theta)\, p_0 + \sin(s\theta)\, p_1}{\sin\theta}
+        \quad \gamma_p(s) = \frac{\sin((1-s)\omega)\, p_0 + \sin(s\omega)\, p_1}{\sin\omega}
+
+    Here :math:`p_0` and :math:`p_1` are the ends divided by their lengths, and :math:`\omega` is
+    the angle between them. The curve :math:`\gamma_q` is the same for ``q0`` and ``q1``.
 
     Args:
-        p0: (..., d) start of the first arc, a direction: it is divided by its length. Leading axes
-            broadcast over all four arguments.
-        p1: (..., d) its end. Equal to ``p0`` the arc is a point. Opposite to ``p0`` (within
-            1.6e-10) there is no unique arc, and the curve is the two endpoints alone, which all
-            arcs between them share.
+        p0: (..., d) start of the first arc. It is a direction: its length does not matter. Leading
+            axes broadcast over all four arguments.
+        p1: (..., d) end of the first arc.
         q0: (..., d) start of the second arc.
-        q1: (..., d) its end.
+        q1: (..., d) end of the second arc.
 
     Returns:
-        :class:`~loopml.geometry.Closest` with fractions ``s``, ``t`` of the arcs' angles (...),
-        unit points (..., d) and their chord distance (...), which is Euclidean: an angle g apart
-        is a distance ``2 sin(g / 2)``.
+        A :class:`~loopml.geometry.Closest` with the fractions ``s`` and ``t`` (...) of the arcs'
+        angles, the two points (..., d), which are unit vectors, and their Euclidean distance (...).
+        Two points at an angle :math:`\gamma` are :math:`2 \sin(\gamma / 2)` apart.
+
+        - Equal ends: the arc is a point, and its fraction is 0.
+        - Opposite ends (their unit vectors have a sum shorter than 1.6e-10): there is no unique
+          arc. The curve is the two ends alone, which all arcs between them share.
 
     Raises:
         TypeError: an argument is no floating point tensor, or the dtypes differ.
-        ValueError: the shapes do not fit, a vector is zero, or a value is NaN or infinite (values
-            are checked on the CPU only unless ``LOOPML_CHECK_VALUES=1``).
+        ValueError: the shapes do not fit, a vector is zero, or a value is NaN or infinite. Values
+            are checked on the CPU. Elsewhere they are checked with ``LOOPML_CHECK_VALUES=1``.
 
     Gradient:
-        The envelope form, through the normalisation of the endpoints, so it is tangential.
+        The gradient of the minimum: the weights of the ends in both points are constants. It goes
+        through the division by the lengths, so it is tangential to the sphere.
 
         - Arcs that touch: distance 0, gradient 0.
         - Several nearest pairs of points, as on arcs of one great circle: the gradient at the pair
           that is returned.
+        - Equal ends: all of the gradient goes to the first of the two, ``p0`` or ``q0``.
+        - Opposite ends: all of the gradient goes to the end that is nearer to the other curve.
 
     Precision:
-        Computed in float64 and returned in the dtype of the arguments. In float64 the error is
-        1e-15 over the angle between the two great circles, and 1e-8 at most; between ends that are
-        opposite but for a gap, down to 1.6e-10, another 1e-23 over the gap. Arcs nearer than
-        1.8e-12 touch, at distance 0. One rounding in float32, float16 and bfloat16.
+        Computed in float64 and returned in the dtype of the arguments.
+
+        - float64: the error is 1e-15 over the angle between the two great circles, and 1e-8 at
+          most.
+        - float64, ends that are opposite but for a gap (down to 1.6e-10): another 1e-23 over the
+          gap.
+        - Arcs nearer than 1.8e-12 touch: their distance is 0.
+        - float32, float16 and bfloat16: one rounding more.
 
     Source:
-        LoOp (Vasudeva et al., ICCV 2021), section 3.2; the closed form here is our own and needs
+        LoOp (Vasudeva et al., ICCV 2021), section 3.2. The closed form here is our own. It needs
         none of the paper's case analysis.
 
     Example:
@@ -187,17 +199,30 @@ def closest_on_arcs(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
 
 
 def arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
-    """The minimum chord distance between two great-circle arcs: ``closest_on_arcs(...).distance``.
+    """The minimum Euclidean distance of two great-circle arcs: ``closest_on_arcs(...).distance``.
 
     Args:
-        p0: (..., d) start of the first arc, a direction; leading axes broadcast.
-        p1: (..., d) its end.
+        p0: (..., d) start of the first arc. It is a direction: its length does not matter. Leading
+            axes broadcast over all four arguments.
+        p1: (..., d) end of the first arc.
         q0: (..., d) start of the second arc.
-        q1: (..., d) its end.
+        q1: (..., d) end of the second arc.
 
     Returns:
-        (...) distances in [0, 2], differentiable; errors, gradient, precision and source as
-        :func:`closest_on_arcs`.
+        (...) distances in [0, 2], differentiable.
+
+    Raises:
+        TypeError: as :func:`closest_on_arcs`.
+        ValueError: as :func:`closest_on_arcs`.
+
+    Gradient:
+        As :func:`closest_on_arcs`.
+
+    Precision:
+        As :func:`closest_on_arcs`.
+
+    Source:
+        As :func:`closest_on_arcs`.
 
     Example:
         >>> import torch

@@ -1,16 +1,16 @@
 r"""Where two great-circle arcs come nearest to each other, from inner products: the closed form.
 
-Each arc is an angle on either side of its middle: with ``e = unit(p0 + p1)`` and
-``f = unit(p1 - p0)``, which are orthogonal for unit endpoints, its points are
+Each arc is an angle on either side of its middle. Let ``e = unit(p0 + p1)`` and
+``f = unit(p1 - p0)``, which are orthogonal for unit endpoints. The points of the arc are
 ``cos(a) e + sin(a) f`` for ``|a| <= h``. The inner product of a point of each arc is then
-``x^T M y`` with M the 2 x 2 matrix of frame products, and x and y unit vectors in two cones about
-the first axis. Its largest value lies at the top singular pair of M if both vectors are in their
-cones, and else on one of the four edges of the box, where one of the vectors is at an end of its
-cone and the other answers it best. There is no other case.
+``x^T M y``: M is the 2 x 2 matrix of the inner products of the two frames, and x and y are unit
+vectors in two cones about the first axis. It is largest in one of two places. If the first singular
+vectors of M are in their cones, they are the place. Else one of the vectors is at an end of its
+cone, and the other is the best answer to it. There is no other case.
 
-So five candidates are compared, each of them feasible by construction: both ends of either cone and
-the top left singular vector, each with the best answer of the other arc. Since none of them can
-score better than the truth, rounding can only lose the last digits, never invent a nearer point.
+So five candidates are compared: both ends of either cone and the first left singular vector, each
+with the best answer of the other arc. Each candidate is two points of the arcs, so none can be
+better than the truth. Rounding can only lose the last digits, never invent a nearer point.
 """
 
 from __future__ import annotations

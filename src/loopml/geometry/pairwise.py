@@ -46,9 +46,9 @@ def pairwise_segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) ->
 
     Args:
         p0: (p, d) starts of the first segments.
-        p1: (p, d) their ends.
+        p1: (p, d) ends of the first segments.
         q0: (q, d) starts of the second segments.
-        q1: (q, d) their ends.
+        q1: (q, d) ends of the second segments.
 
     Returns:
         (p, q) Euclidean distances, differentiable, in the dtype of the arguments.
@@ -58,11 +58,11 @@ def pairwise_segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) ->
         ValueError: the shapes do not fit, or a value is NaN or infinite.
 
     Gradient:
-        The envelope form of :func:`closest_on_segments`.
+        As :func:`closest_on_segments`.
 
     Precision:
-        Computed in float64; each distance is good to 1e-8 of itself, or to 1e-15 of the size of its
-        own segments where that is more. Other segments do not change it.
+        Computed in float64. The error of a distance is at most 1e-8 of the distance, or 1e-15 of
+        the size of its own two segments if that is more. Other segments do not change it.
 
     Source:
         As :func:`closest_on_segments`.
@@ -79,13 +79,13 @@ def pairwise_segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) ->
 
 
 def pairwise_arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
-    """The minimum chord distance between each of p great-circle arcs and each of q arcs.
+    """The minimum Euclidean distance between each of p great-circle arcs and each of q arcs.
 
     Args:
-        p0: (p, d) starts of the first arcs, as directions: they are divided by their lengths.
-        p1: (p, d) their ends.
+        p0: (p, d) starts of the first arcs. They are directions: their lengths do not matter.
+        p1: (p, d) ends of the first arcs.
         q0: (q, d) starts of the second arcs.
-        q1: (q, d) their ends.
+        q1: (q, d) ends of the second arcs.
 
     Returns:
         (p, q) distances in [0, 2], differentiable, in the dtype of the arguments.
@@ -95,11 +95,13 @@ def pairwise_arc_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Ten
         ValueError: the shapes do not fit, a vector is zero, or a value is NaN or infinite.
 
     Gradient:
-        The envelope form of :func:`closest_on_arcs`.
+        As :func:`closest_on_arcs`, with one exception.
+
+        - Equal ends: half of the gradient goes to each of the two.
 
     Precision:
-        Computed in float64; each distance is good to 1e-8 of itself, or to 1e-15 where that is
-        more.
+        Computed in float64. The error of a distance is at most 1e-8 of the distance, or 1e-15 if
+        that is more.
 
     Source:
         As :func:`closest_on_arcs`.

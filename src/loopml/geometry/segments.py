@@ -1,14 +1,18 @@
 r"""The minimum distance between two straight segments, in closed form.
 
-With unit directions u, v, lengths l, m and r = p0 - q0, minimise
-``|r + x u - y v|^2`` over ``0 <= x <= l, 0 <= y <= m``: a convex quadratic on a box. Its
-unconstrained minimiser is ``x = -(w . r') / (w . w)``, with ``w = u - (u . v) v`` and r' what of u
-and r is orthogonal to v. Clamp x, answer with the best y, clamp that, and answer with the best x:
-on a box this is the exact minimum (Ericson, Real-Time Collision Detection, 2005, section 5.1.9).
-Parallel and zero-length segments are ordinary inputs: their w is zero and x starts at 0.
+Let :math:`u` and :math:`v` be the unit directions of the segments, :math:`\ell` and :math:`m` their
+lengths, and :math:`r = p_0 - q_0`. Minimise :math:`\lVert r + x u - y v \rVert^2` over
+:math:`0 \le x \le \ell` and :math:`0 \le y \le m`, a convex quadratic on a box. Let :math:`w` and
+:math:`r_\perp` be the parts of :math:`u` and :math:`r` that are orthogonal to :math:`v`. Without
+the box the minimum is at :math:`x = -\langle w, r_\perp \rangle / \langle w, w \rangle`. Clamp this
+:math:`x`, take the best :math:`y` for it, clamp this :math:`y`, and take and clamp the best
+:math:`x` for it. That is the minimum on the box (Ericson, Real-Time Collision Detection, 2005,
+section 5.1.9). Parallel segments and segments of length zero have :math:`w = 0`, and start at
+:math:`x = 0`.
 
-Taking w and r' as vectors is what keeps nearly parallel segments exact: ``1 - (u . v)^2``, which is
-``w . w``, loses all digits at an angle of 1e-8, and the rounding of w times all of r as many.
+Nearly parallel segments need :math:`w` and :math:`r_\perp` as vectors. On paper
+:math:`\langle w, w \rangle = 1 - \langle u, v \rangle^2`, but that loses all digits at an angle of
+1e-8. And :math:`r` in place of :math:`r_\perp` would multiply the rounding of :math:`w`.
 """
 
 from __future__ import annotations
@@ -110,41 +114,51 @@ def measure_segments(
 
 
 def closest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Closest:
-    r"""The nearest points of the segment from ``p0`` to ``p1`` and that from ``q0`` to ``q1``.
+    r"""The nearest points of the straight segments from ``p0`` to ``p1`` and ``q0`` to ``q1``.
 
     .. math:: \min_{s, t \in [0, 1]} \lVert (1-s) p_0 + s p_1 - (1-t) q_0 - t q_1 \rVert
 
     Args:
-        p0: (..., d) start of the first segment; leading axes broadcast over all four arguments.
-        p1: (..., d) its end; equal to ``p0`` it is a point.
+        p0: (..., d) start of the first segment. Leading axes broadcast over all four arguments.
+        p1: (..., d) end of the first segment.
         q0: (..., d) start of the second segment.
-        q1: (..., d) its end.
+        q1: (..., d) end of the second segment.
 
     Returns:
-        :class:`~loopml._types.Closest` with fractions ``s``, ``t`` of shape (...), the points of
-        shape (..., d) and their Euclidean distance (...). On parallel segments s and t are one of
-        many minimisers; the distance is unique.
+        A :class:`~loopml._types.Closest` with the fractions ``s`` and ``t`` (...) of the segments'
+        lengths, the two points (..., d) and their Euclidean distance (...).
+
+        - Equal ends: the segment is a point, and its fraction is 0.
+        - Parallel segments: ``s`` and ``t`` are one of many solutions. The distance is unique.
 
     Raises:
         TypeError: an argument is no floating point tensor, or the dtypes differ.
-        ValueError: the shapes do not fit, or a value is NaN or infinite (values are checked on
-            the CPU only unless ``LOOPML_CHECK_VALUES=1``).
+        ValueError: the shapes do not fit, or a value is NaN or infinite. Values are checked on the
+            CPU. Elsewhere they are checked with ``LOOPML_CHECK_VALUES=1``.
 
     Gradient:
-        The envelope form: s and t are constants, so ``d distance / d p0 = (1 - s) n`` with n the
-        unit vector from the second point to the first. Segments that touch (nearer than 1.8e-12 of
-        the longer one's length) have distance 0 and gradient 0. Where the minimiser is not unique
-        it is the gradient at the one returned.
+        The gradient of the minimum: ``s`` and ``t`` are constants. With :math:`n` the unit vector
+        from the second point to the first, the gradient by ``p0`` is :math:`(1 - s)\, n`, by
+        ``p1`` :math:`s\, n`, by ``q0`` :math:`-(1 - t)\, n` and by ``q1`` :math:`-t\, n`.
+
+        - Segments that touch (nearer than 1.8e-12 of the longer one's length): distance 0,
+          gradient 0.
+        - Several nearest pairs of points, as on parallel segments: the gradient at the pair that is
+          returned.
+        - Equal ends: all of the gradient goes to the first of the two, ``p0`` or ``q0``.
 
     Precision:
-        Computed in float64 and returned in the dtype of the arguments. In float64 the error is
-        below 1e-14 of the segments' lengths and the distance, how parallel they may be and how far
-        from the origin, beside the cut to 0 of segments that touch; one rounding in float32,
-        float16 and bfloat16. Gradients need coordinates below 1e307.
+        Computed in float64 and returned in the dtype of the arguments.
+
+        - float64: the error is below 1e-14 of the segments' lengths and the distance, however
+          parallel the segments are and however far from the origin.
+        - Segments that touch: their distance is cut to 0.
+        - float32, float16 and bfloat16: one rounding more.
+        - Gradients need coordinates below 1e307.
 
     Source:
-        Ericson, Real-Time Collision Detection (2005), section 5.1.9; the use as hardest negatives
-        is LoOp (Vasudeva et al., ICCV 2021), section 3, for embeddings that are not normalised.
+        Ericson, Real-Time Collision Detection (2005), section 5.1.9. The use as hardest negatives,
+        for embeddings that are not normalised, is LoOp (Vasudeva et al., ICCV 2021), section 3.
 
     Example:
         >>> import torch
@@ -162,17 +176,29 @@ def closest_on_segments(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Close
 
 
 def segment_distance(p0: Tensor, p1: Tensor, q0: Tensor, q1: Tensor) -> Tensor:
-    """The minimum Euclidean distance between two segments: ``closest_on_segments(...).distance``.
+    """The minimum Euclidean distance of two segments: ``closest_on_segments(...).distance``.
 
     Args:
-        p0: (..., d) start of the first segment; leading axes broadcast.
-        p1: (..., d) its end.
+        p0: (..., d) start of the first segment. Leading axes broadcast over all four arguments.
+        p1: (..., d) end of the first segment.
         q0: (..., d) start of the second segment.
-        q1: (..., d) its end.
+        q1: (..., d) end of the second segment.
 
     Returns:
-        (...) distances, differentiable; errors, gradient, precision and source as
-        :func:`closest_on_segments`.
+        (...) distances, differentiable.
+
+    Raises:
+        TypeError: as :func:`closest_on_segments`.
+        ValueError: as :func:`closest_on_segments`.
+
+    Gradient:
+        As :func:`closest_on_segments`.
+
+    Precision:
+        As :func:`closest_on_segments`.
+
+    Source:
+        As :func:`closest_on_segments`.
 
     Example:
         >>> import torch

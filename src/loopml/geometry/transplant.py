@@ -1,10 +1,10 @@
 r"""Carry a synthetic negative over to a real anchor, keeping its distance.
 
-The nearest pair of two curves is (z_p, z_n), both synthetic, but a tuple of a
+The nearest points :math:`z_p` and :math:`z_n` of two curves are both synthetic. But a tuple of a
 pytorch-metric-learning loss can only say "the distance from row a to row n". So the negative is
-moved to n' such that the distance from the real anchor a to n' is that from z_p to z_n, identically
-in all embeddings. Value and total gradient are then those of a loss whose distance matrix had that
-entry overwritten.
+moved to a point :math:`n'` whose distance from the real anchor :math:`a` equals the distance from
+:math:`z_p` to :math:`z_n`, for all embeddings. Value and gradient are then those of a loss whose
+distance matrix had this entry overwritten.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ def onto_sphere(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
     .. math:: n' = z_n - \frac{\langle z_p + a, z_n \rangle}{1 + \langle z_p, a \rangle} (z_p + a)
         + 2 \langle z_p, z_n \rangle a
 
-    so that ``<a, n'> = <z_p, z_n>`` and ``|n'| = 1``. The formula is singular at z_p = -a; where
-    the two are more than a right angle apart, -z_p and -z_n are taken instead, which have the same
+    Then :math:`\langle a, n' \rangle = \langle z_p, z_n \rangle` and :math:`\lVert n' \rVert = 1`.
+    The formula is singular at :math:`z_p = -a`. If the angle between :math:`z_p` and :math:`a` is
+    more than a right angle, :math:`-z_p` and :math:`-z_n` are taken instead. They have the same
     inner product.
 
     Args:
@@ -43,11 +44,13 @@ def onto_sphere(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
 
 
 def onto_sphere_at_distance(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
-    r"""The unit vector at the chord distance ``|z_p - z_n|`` from ``anchor``, along ``z_n - z_p``.
+    r"""The unit vector at the distance ``|z_p - z_n|`` from ``anchor``, along ``z_n - z_p``.
 
-    For points inside the sphere, which no rotation can carry over: straight segments between unit
-    vectors. With u the unit tangent at a along ``z_n - z_p`` and d the distance,
-    ``n' = (1 - d^2 / 2) a + d sqrt(1 - d^2 / 4) u``.
+    For points of straight segments between unit vectors. They lie inside the sphere, so no rotation
+    can move them to the anchor. With :math:`d = \lVert z_p - z_n \rVert` and :math:`\tau` the unit
+    tangent at :math:`a` along :math:`z_n - z_p`
+
+    .. math:: n' = (1 - d^2 / 2)\, a + d \sqrt{1 - d^2 / 4}\; \tau.
     """
     distance = distance_between(z_p, z_n).unsqueeze(-1)
     heading = z_n - z_p
@@ -65,15 +68,15 @@ def onto_sphere_at_distance(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
 
 
 def onto_plane(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
-    """``z_n`` translated as ``z_p`` is to ``anchor``: keeps the Euclidean distance."""
+    """``z_n`` moved by the translation from ``z_p`` to ``anchor``, which keeps the distance."""
     return anchor + (z_n - z_p)
 
 
 def along_anchor(anchor: Tensor, z_p: Tensor, z_n: Tensor) -> Tensor:
     """``z_n`` moved along ``anchor`` until ``<anchor, n'> = <z_p, z_n>``: keeps the dot product.
 
-    An anchor that is zero, or so short that n' would be 1e15 long, cannot have that product with
-    anything of use: there ``z_n`` is returned as it is.
+    For an anchor that is zero, or so short that n' would be 1e15 long, there is no useful n'. Then
+    ``z_n`` is returned as it is.
     """
     dtype = z_n.dtype
     # The gradient holds 1 / |a|^4, beyond float32 for an ordinary short anchor.
