@@ -124,6 +124,9 @@ PUBLIC_NAMES_ELSEWHERE = {
     "torch.nn.modules.module.Module": "torch.nn.Module",
 }
 
+# As "[79.4, 79.9]".
+INTERVAL = re.compile(r"(\[[-+\d.]+,) ([-+\d.]+\])")
+
 # Private bases of losses and miners, and the public ones that they add to.
 HOST_BASES = {
     MinedLoss: BaseMetricLossFunction,
@@ -156,14 +159,25 @@ def name_public_bases(
 
 def describe(doctree: nodes.document) -> str:
     """The beginning of a page, in whole sentences as far as they fit into a search result."""
-    paragraphs = (node.astext() for node in doctree.findall(nodes.paragraph))
-    text = next((" ".join(text.split()) for text in paragraphs if len(text) >= 30), "")
-    description, *rest = re.split(r"(?<=[.!?:])\s+(?=[A-Z])", text)
+    text = next(
+        (
+            paragraph.astext()
+            for paragraph in doctree.findall(nodes.paragraph)
+            if paragraph.astext().endswith((".", ":")) and not in_note(paragraph)
+        ),
+        "",
+    )
+    description, *rest = re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(text.split()))
     for sentence in rest:
         if len(description) + len(sentence) >= 200:
             break
         description += f" {sentence}"
     return description
+
+
+def in_note(node: nodes.Element) -> bool:
+    """Whether it is a note, as that of the gallery which says where to download a script."""
+    return isinstance(node.parent, nodes.Admonition)
 
 
 def add_description(
@@ -180,11 +194,23 @@ def add_description(
     context["metatags"] += f'\n<meta name="description" content="{escape(description)}" />'
 
 
+def fit_tables(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Keep an interval in one line, and mark tables of many columns for the style sheet."""
+    for table in doctree.findall(nodes.table):
+        if any(group["cols"] > 6 for group in table.findall(nodes.tgroup)):
+            table["classes"].append("wide")
+        for text in list(table.findall(nodes.Text)):
+            kept = INTERVAL.sub("\\1\N{NO-BREAK SPACE}\\2", text)
+            if kept != text:
+                text.parent.replace(text, nodes.Text(kept))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx, after the extensions."""
     # Pictures of formulas need no fonts, which browsers may refuse to load from a file.
     app.config.mathjax_path = "mathjax/tex-svg.js"
     app.connect("autodoc-process-bases", name_public_bases)
     app.connect("missing-reference", resolve_private_name)
+    app.connect("doctree-resolved", fit_tables)
     app.connect("html-page-context", add_description)
     return {"parallel_read_safe": True}
