@@ -126,6 +126,8 @@ PUBLIC_NAMES_ELSEWHERE = {
 
 # As "[79.4, 79.9]".
 INTERVAL = re.compile(r"(\[[-+\d.]+,) ([-+\d.]+\])")
+# Code that would make a column wider than a telephone is, unless it breaks after a bracket.
+LONG_CALL = re.compile(r"\S*\(\S{20,}")
 
 # Private bases of losses and miners, and the public ones that they add to.
 HOST_BASES = {
@@ -195,14 +197,18 @@ def add_description(
 
 
 def fit_tables(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Keep an interval in one line, and mark tables of many columns for the style sheet."""
+    """Say where lines of a table may break, and mark tables of many columns for the style sheet."""
     for table in doctree.findall(nodes.table):
         if any(group["cols"] > 6 for group in table.findall(nodes.tgroup)):
             table["classes"].append("wide")
         for text in list(table.findall(nodes.Text)):
-            kept = INTERVAL.sub("\\1\N{NO-BREAK SPACE}\\2", text)
-            if kept != text:
-                text.parent.replace(text, nodes.Text(kept))
+            parts: list[nodes.Node] = [nodes.Text(INTERVAL.sub("\\1\N{NO-BREAK SPACE}\\2", text))]
+            if isinstance(text.parent, nodes.literal) and LONG_CALL.search(text):
+                calls = re.split(r"(?<=\()(?!\))", text)
+                breaks = (nodes.raw("", "<wbr>", format="html") for _ in calls)
+                pairs = zip((nodes.Text(call) for call in calls), breaks, strict=True)
+                parts = [node for pair in pairs for node in pair][:-1]
+            text.parent.replace(text, parts)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

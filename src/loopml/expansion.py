@@ -31,7 +31,7 @@ class EmbeddingExpansion(nn.Module, Synthesizer):
     Args:
         n_points: how many points between the ends are tried. More points find nearer negatives,
             up to the nearest of all, which :class:`LoOpMiner` solves for, and take more time: the
-            search looks at (n_points + 2)^2 pairs of points of two curves. The paper uses 2; 0
+            search looks at :math:`(n + 2)^2` pairs of points of two curves. The paper uses 2; 0
             leaves the ends, which is plain mining.
         normalize: divide the points between by their length. It matters only under a distance that
             does not normalise; one that does sees them normalised anyway.

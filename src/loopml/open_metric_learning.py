@@ -17,7 +17,7 @@ class SyntheticTripletsMiner:
 
     A miner of open-metric-learning (OML) returns the features of anchors, positives and negatives
     themselves, row by row. Here each anchor comes with its real positive and with a synthetic
-    negative n' that lies as far from it as the two curves lie from each other,
+    negative :math:`n'` that lies as far from it as the two curves lie from each other,
 
     .. math:: \lVert a - n' \rVert = \min_{s, t} \lVert \gamma_{ap}(s) - \gamma_{n_1 n_2}(t) \rVert,
 
@@ -44,7 +44,7 @@ class SyntheticTripletsMiner:
 
     Source:
         LoOp (Vasudeva et al., ICCV 2021), section 3.3, and Embedding Expansion (Ko and Gu,
-        CVPR 2020), section 3.2; the place of n' is our own.
+        CVPR 2020), section 3.2; the place of :math:`n'` is our own.
 
     Example:
         >>> import torch
