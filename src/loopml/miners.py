@@ -50,8 +50,8 @@ class LoOpMiner(HostMiner, Synthesizer):
 
     Called, it mines triplets of *real* rows for any loss: each ordered positive pair with the
     ``num_negatives`` negative pairs nearest to it, and of each of these the endpoint with the
-    larger weight at the minimum (t <= 1/2: the first). :meth:`synthesize` makes the optimal points
-    themselves.
+    larger weight at the minimum (:math:`t \le 1/2`: the first). :meth:`synthesize` makes the
+    optimal points themselves.
 
     Args:
         geometry: "auto" joins points by arcs where the distance normalises (as by default), by

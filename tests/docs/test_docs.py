@@ -9,6 +9,7 @@ import pytest
 
 import loopml
 from loopml import evaluation, geometry
+from loopml.losses.support import REJECTED, SUPPORTED
 from loopml.open_metric_learning import SyntheticTripletsMiner
 from loopml.sentence_transformers import MetricLearningLoss
 
@@ -24,6 +25,22 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 # Each recipe of this page runs apart from the others, in test_recipes.py.
 RECIPES = DOCS / "recipes.md"
 
+# What the reader of a page has already.
+READERS_OWN = {
+    "index.md": """
+import torch
+targets = torch.arange(64).repeat(4)
+dataset = torch.utils.data.TensorDataset(torch.randn(256, 8), targets)
+model = torch.nn.Linear(8, 4)
+optimizer = torch.optim.Adam(model.parameters())
+"""
+}
+# Pages that the build makes, and what it makes them of.
+BUILT = {
+    "five_minutes.ipynb": "../examples/five_minutes.ipynb",
+    "auto_gallery/index.rst": "gallery",
+}
+
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(DOCS))
@@ -37,6 +54,7 @@ def name_of(page: Path) -> str:
 def test_code_runs(page: Path) -> None:
     """All blocks of a page, one after the other; a block with prompts has the output it shows."""
     names: dict[str, Any] = {}
+    exec(READERS_OWN.get(name_of(page), ""), names)
     for number, code in enumerate(PYTHON.findall(page.read_text()), 1):
         if code.startswith(">>>"):
             example = doctest.DocTestParser().get_doctest(code, names, page.name, page.name, 0)
@@ -50,11 +68,11 @@ def test_code_runs(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Relative ones; a page of the gallery, which the build makes, to its script."""
+    """Relative ones; of a page that the build makes, to what it makes it of."""
     for target in LINK.findall(page.read_text()):
         if "://" not in target:
-            file = page.parent / re.sub(r"auto_gallery/(plot_\w+)\.rst", r"gallery/\1.py", target)
-            assert file.exists() or target == "auto_gallery/index.rst", target
+            script = re.sub(r"auto_gallery/(plot_\w+)\.rst", r"gallery/\1.py", target)
+            assert (page.parent / BUILT.get(target, script)).exists(), target
 
 
 def test_every_public_name_is_on_an_api_page() -> None:
@@ -67,3 +85,19 @@ def test_every_public_name_is_on_an_api_page() -> None:
     modules = (evaluation.RetrievalAccuracy, MetricLearningLoss, SyntheticTripletsMiner)
     public = {*loopml.__all__, *geometry.__all__, *(kind.__name__ for kind in modules)}
     assert public <= documented
+
+
+def rows_of(page: Path, name: str) -> list[list[str]]:
+    """The cells of the table after the marker ``<!-- name -->``, without its head."""
+    table = page.read_text().split(f"<!-- {name} -->")[1].split("<!-- end -->")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_page_of_losses_says_what_the_code_does() -> None:
+    """Each loss that ``SyntheticLoss`` takes, and each that it refuses, with its reason."""
+    page = DOCS / "losses.md"
+    assert [row[0] for row in rows_of(page, "supported")] == sorted(
+        loss.__name__ for loss in SUPPORTED
+    )
+    assert dict(rows_of(page, "rejected")) == dict(REJECTED)

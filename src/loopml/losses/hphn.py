@@ -26,7 +26,8 @@ class HPHNTripletLoss(MinedLoss):
     .. math:: \ell_a = \max(0,\; d_{ap} - d_{an} + m)
         \quad\text{or, soft,}\quad \log(1 + e^{d_{ap} - d_{an}})
 
-    d_ap is the distance to the anchor's farthest real positive. d_an depends on ``synthesizer``:
+    :math:`d_{ap}` is the distance to the anchor's farthest real positive, m the margin.
+    :math:`d_{an}` depends on ``synthesizer``:
 
     - None: the distance to the nearest real negative;
     - an :class:`EmbeddingExpansion`: the least distance from the anchor and its own points between
@@ -34,8 +35,8 @@ class HPHNTripletLoss(MinedLoss):
     - a :class:`LoOpMiner`: the least distance from any curve that joins the anchor to a row of its
       class, as the miner's ``pairing`` joins them, to any curve of another class.
 
-    With ``real_until_apart`` an anchor whose d_an is less than its d_ap takes the distance to the
-    nearest real negative in its place, as with None.
+    With ``real_until_apart`` an anchor whose :math:`d_{an}` is less than its :math:`d_{ap}` takes
+    the distance to the nearest real negative in its place, as with None.
 
     An anchor is a row with a positive (its partner, under ``pairing="consecutive"``) and a
     negative; there is one loss element per anchor.
@@ -56,9 +57,10 @@ class HPHNTripletLoss(MinedLoss):
         **base_loss_kwargs: ``distance`` (``LpDistance`` with p=2, normalised by default),
             ``reducer`` (default ``MeanReducer``), ``embedding_regularizer``, ``collect_stats``
             (the stats of :class:`LoOpMiner`, over anchors) and the like. Of these stats
-            ``collapsed_share`` is the share of anchors whose d_ap and d_an, before a power, are
-            both less than 0.1: their loss is the margin within 0.1 (soft: log 2 within 0.05),
-            whatever the net does, and little or no gradient leads away. Near 1 all is one point.
+            ``collapsed_share`` is the share of anchors whose :math:`d_{ap}` and :math:`d_{an}`,
+            before a power, are both less than 0.1: their loss is the margin within 0.1 (soft:
+            :math:`\log 2` within 0.05), whatever the net does, and little or no gradient leads
+            away. Near 1 all is one point.
 
     Raises:
         TypeError: an option of the wrong type.
@@ -71,8 +73,9 @@ class HPHNTripletLoss(MinedLoss):
         - Points that coincide, and curves that touch: distance 0, gradient 0.
         - A batch that has collapsed into one point: gradient 0, from the soft form too.
           ``real_until_apart=True`` keeps a training from getting there; nothing leads out.
-        - Under ``real_until_apart`` the value jumps where d_an reaches d_ap, from the real negative
-          to the synthetic one, which is taken where the two are equal. The choice has no gradient.
+        - Under ``real_until_apart`` the value jumps where :math:`d_{an}` reaches :math:`d_{ap}`,
+          from the real negative to the synthetic one, which is taken where the two are equal. The
+          choice has no gradient.
 
     Precision:
         Where the distance normalises, positives and negatives are chosen by a float32 Gram matrix

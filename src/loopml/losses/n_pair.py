@@ -31,10 +31,12 @@ class NPairLoss(MinedLoss):
 
     .. math:: \ell_{ap} = \log\Bigl(1 + \sum_q e^{s_{pq} - \langle a, p \rangle}\Bigr)
 
-    over all curves q of other classes, lone samples included. s_pq depends on ``synthesizer``:
+    over all curves q of other classes, lone samples included. :math:`s_{pq}` depends on
+    ``synthesizer``:
 
-    - None: ``<a, q+>`` with q+ the second sample of q: the plain N-pair loss. The anchor of a pair
-      is its first row, so that, as in every N-pair loss, the order of the batch matters;
+    - None: :math:`\langle a, q^+ \rangle` with :math:`q^+` the second sample of q: the plain N-pair
+      loss. The anchor of a pair is its first row, so that, as in every N-pair loss, the order of
+      the batch matters;
     - an :class:`EmbeddingExpansion`: the largest product of a, p and the points between with the
       two of q and the points between;
     - a :class:`LoOpMiner`: the largest product of a point on the one curve with one on the other.
@@ -63,9 +65,9 @@ class NPairLoss(MinedLoss):
         That of the embeddings, at least float32.
 
     Memory:
-        The inner products of the rows, n x n (n x m with m references), and blocks of as many
-        similarities of curves. Where there are more similarities than that, each block is computed
-        again for the gradient.
+        The inner products of the rows, :math:`n \times n` (:math:`n \times m` with m references),
+        and blocks of as many similarities of curves. Where there are more similarities than that,
+        each block is computed again for the gradient.
 
     Source:
         Sohn, "Improved deep metric learning with multi-class N-pair loss objective" (NeurIPS 2016),
