@@ -3,7 +3,7 @@ r"""Where a synthetic negative lies between two images
 
 Two pairs of real images, the nearest points between them, and what real images lie near there.
 
-A net has learned the shipped glyphs for two epochs. These images are of other scripts. Of 32
+A net has learned the shipped glyphs for one epoch. These images are of other scripts. Of 32
 characters with four images each we take two pairs of different characters that come nearest to each
 other well inside both curves. A synthetic negative is a point of the sphere of embeddings: it is no
 image, and nothing is drawn from it. But we can ask which real images lie nearest to it.
@@ -37,7 +37,7 @@ torch.manual_seed(0)
 net = make_net()
 loss_fn, miner = TripletMarginLoss(margin=0.8), LoOpMiner()
 optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-for _ in range(2):
+for _ in range(1):
     net.train()
     for images, labels in epoch_of_batches(train, train.labels):
         embeddings = net(images)
