@@ -101,6 +101,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "remove_config_comments": True,
+    "capture_repr": (),
     "write_computation_times": False,
     "min_reported_time": float("inf"),  # a page is the same on every machine
     "image_srcset": ["2x"],

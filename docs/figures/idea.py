@@ -1,4 +1,4 @@
-"""Draw the picture of the README: two arcs on a sphere and the nearest points of each method.
+"""Draw the picture of the README: one pair of each of two classes, as three methods see them.
 
 Run ``python docs/figures/idea.py`` from the root of the repository; it writes ``idea.png`` beside
 itself. Needs matplotlib (extra ``examples``).
@@ -13,31 +13,28 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from loopml.geometry import closest_on_arcs
 
 POSITIVE, NEGATIVE = "#0072B2", "#D55E00"  # Okabe-Ito blue and vermillion
+# x to the right, y up, z towards the reader; two samples of a class, then two of another.
 ENDPOINTS = normalize(
     torch.tensor(
-        [[-0.62, -0.75, -0.30], [0.65, -0.72, 0.02], [-0.40, -0.45, 0.95], [0.02, -0.95, 0.22]],
+        [[-0.66, -0.51, 0.55], [0.62, -0.25, 0.75], [-0.38, 0.67, 0.64], [-0.05, -0.12, 0.99]],
         dtype=torch.float64,
     )
 )
+SAMPLES = (("a", "DejaVu Sans"), ("a", "STIXGeneral"), ("g", "DejaVu Sans"), ("g", "STIXGeneral"))
+BESIDE = ((-0.14, 0.14), (0.14, 0.14), (-0.22, -0.02), (-0.22, 0.0))  # of its letter
 
 
-def arc(a: Tensor, b: Tensor, fractions: Tensor) -> Tensor:
-    """Points at ``fractions`` of the angle of the arc from ``a`` to ``b``."""
-    angle = torch.arccos(a @ b)
-    weights = torch.stack([torch.sin((1 - fractions) * angle), torch.sin(fractions * angle)])
-    return (weights / torch.sin(angle)).T @ torch.stack([a, b])
-
-
-def expanded(a: Tensor, b: Tensor, n: int) -> Tensor:
-    """Both ends and the n points of Embedding Expansion between them."""
+def between(a: Tensor, b: Tensor, n: int) -> Tensor:
+    """Both ends of an arc and n points between them, as Embedding Expansion has them."""
     t = torch.linspace(0, 1, n + 2, dtype=torch.float64).unsqueeze(1)
     return normalize((1 - t) * a + t * b)
 
@@ -47,54 +44,96 @@ def nearest(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     return min(product(p, q), key=lambda pair: float((pair[0] - pair[1]).norm()))
 
 
+def draw_sphere(axes: Axes) -> None:
+    """The outline, and the front of some circles of latitude and longitude."""
+    angle = torch.linspace(0, torch.pi, 100)
+    across, up = angle.cos(), angle.sin()
+    for level in torch.linspace(-0.75, 0.75, 5):
+        axes.plot(across * (1 - level**2).sqrt(), level.expand(100), color="0.9", linewidth=0.8)
+        axes.plot(up * level / 0.75, across, color="0.9", linewidth=0.8)
+    axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.75", linewidth=0.8))
+
+
+def draw_samples(axes: Axes) -> None:
+    """The four samples: the points and what they are embeddings of."""
+    for row, ((letter, font), shift) in enumerate(zip(SAMPLES, BESIDE, strict=True)):
+        color, marker = (POSITIVE, "o") if row < 2 else (NEGATIVE, "s")
+        x, y = ENDPOINTS[row, :2].tolist()
+        axes.plot(x, y, marker, color=color, markersize=9, markeredgecolor="white", zorder=5)
+        style = "italic" if font.startswith("STIX") else "normal"
+        axes.text(
+            *(x + shift[0], y + shift[1], letter),
+            color=color,
+            family=font,
+            style=style,
+            size=21,
+            ha="center",
+            va="center",
+        )
+
+
 def main() -> None:
     """Write the picture."""
     p0, p1, q0, q1 = ENDPOINTS
     best = closest_on_arcs(p0, p1, q0, q1)
-    chosen = {
-        "endpoints (mining)": (*nearest(torch.stack([p0, p1]), torch.stack([q0, q1])), ":", "0.35"),
-        "Embedding Expansion, n = 2": (
-            *nearest(expanded(p0, p1, 2), expanded(q0, q1, 2)),
-            "--",
-            "#009E73",
+    panels = (
+        ("Mining", "compares the samples", nearest(ENDPOINTS[:2], ENDPOINTS[2:])),
+        (
+            "Embedding Expansion",
+            "adds points between them",
+            nearest(between(p0, p1, 2), between(q0, q1, 2)),
         ),
-        "LoOp (exact)": (best.point_p, best.point_q, "-", "black"),
-    }
-
-    figure = plt.figure(figsize=(8.2, 4.6), dpi=150)
-    axes = figure.add_axes((-0.08, -0.1, 0.74, 1.2), projection="3d")
-    azimuth, polar = np.mgrid[0 : 2 * np.pi : 49j, 0 : np.pi : 25j]
-    sphere = (
-        np.cos(azimuth) * np.sin(polar),
-        np.sin(azimuth) * np.sin(polar),
-        np.cos(polar),
+        ("LoOp", "takes the whole curves", (best.point_p, best.point_q)),
     )
-    axes.plot_wireframe(*(0.985 * x for x in sphere), color="0.86", linewidth=0.4)
-    line = torch.linspace(0, 1, 100, dtype=torch.float64)
-    for ends, color, name in (((p0, p1), POSITIVE, "positive"), ((q0, q1), NEGATIVE, "negative")):
-        axes.plot(*arc(*ends, line).T, color=color, linewidth=2.2)
-        inner = expanded(*ends, 2)[1:-1]
-        axes.scatter(*inner.T, color=color, s=34, marker="D", edgecolor="white", depthshade=False)
-        axes.scatter(
-            *torch.stack(ends).T,
-            color=color,
-            s=52,
-            edgecolor="white",
-            depthshade=False,
-            label=f"{name} pair",
+    figure, all_axes = plt.subplots(1, 3, figsize=(8, 3.55), dpi=200)
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.1, top=0.83, wspace=0.02)
+    for axes, (name, does, (z_p, z_n)) in zip(all_axes, panels, strict=True):
+        draw_sphere(axes)
+        for ends, color in (((p0, p1), POSITIVE), ((q0, q1), NEGATIVE)):
+            if name == "LoOp":
+                axes.plot(*between(*ends, 98)[:, :2].T, color=color, linewidth=3.5)
+            elif name == "Embedding Expansion":
+                inner = between(*ends, 2)[1:-1, :2].T
+                axes.plot(*inner, "D", color="white", markersize=7, markeredgecolor=color, mew=2)
+        x, y, _ = torch.stack([z_p, z_n]).T
+        axes.plot(x, y, "k--", linewidth=2, zorder=6)
+        axes.plot(x, y, "k.", markersize=9, zorder=7)
+        axes.annotate(
+            f"{(z_p - z_n).norm():.2f}",
+            (float(x.mean()), float(y.mean())),
+            (-20, 7) if name == "Mining" else (8, 3),
+            textcoords="offset points",
+            size=14,
+            weight="bold",
+            path_effects=[withStroke(linewidth=4, foreground="white")],
+            zorder=8,
         )
-    axes.scatter([], [], [], color="0.5", marker="D", s=34, label="points of the expansion")
-    for name, (a, b, style, color) in chosen.items():
-        distance = float((a - b).norm())
-        label = f"{name}: {distance:.3f}"
-        axes.plot(*torch.stack([a, b]).T, style, color=color, linewidth=2, label=label, zorder=9)
-    axes.set_box_aspect((1, 1, 1))
-    axes.view_init(elev=12, azim=-86)
-    axes.set_xlim(-0.8, 0.8)
-    axes.set_ylim(-0.8, 0.8)
-    axes.set_zlim(-0.8, 0.8)
-    axes.set_axis_off()
-    figure.legend(loc="center right", frameon=False, fontsize=9, title="distance to the negative")
+        draw_samples(axes)
+        axes.set_title(does, size=11, pad=3)
+        axes.text(0.5, 1.13, name, size=13, weight="bold", ha="center", transform=axes.transAxes)
+        axes.set(aspect="equal", xlim=(-1.03, 1.03), ylim=(-1.03, 1.03))
+        axes.axis("off")
+    handles = [
+        plt.Line2D([], [], color=POSITIVE, marker="o", linestyle="", markersize=8),
+        plt.Line2D([], [], color=NEGATIVE, marker="s", linestyle="", markersize=8),
+        plt.Line2D([], [], color="black", linestyle="--", marker=".", linewidth=2),
+    ]
+    names = [
+        "positive pair (class a)",
+        "negative pair (class g)",
+        "distance to the hardest negative",
+    ]
+    figure.legend(
+        handles,
+        names,
+        loc="lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=11,
+        borderaxespad=0.2,
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )
     figure.savefig(Path(__file__).with_suffix(".png"))
 
 

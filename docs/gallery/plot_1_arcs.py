@@ -1,6 +1,8 @@
 r"""Two arcs on a sphere
 ====================
 
+What Embedding Expansion and LoOp see of two pairs, and how near they say the pairs are.
+
 Two samples of a class span an arc of points that should belong to it, and so do two samples of
 another class. Ordinary mining compares the ends of the arcs. Embedding Expansion (EE) puts points
 between them and compares all of those. LoOp solves for the nearest points of the arcs themselves.
@@ -23,10 +25,8 @@ ends = normalize(
 )
 labels = torch.tensor([0, 0, 1, 1])
 
-# %%
-# Both methods, in two calls each. ``expand`` appends the points between to the batch; the nearest
-# two points of different classes are the hardest negative pair.
-
+# Both methods, in two calls each. expand appends the points between to the batch. The nearest two
+# points of different classes are the hardest negative pair.
 best = closest_on_arcs(*ends)
 
 points, point_labels = EmbeddingExpansion(n_points=2).expand(ends, labels)
@@ -36,7 +36,6 @@ row, column = divmod(int(distances.argmin()), len(second))
 
 print(f"ends {distances[:2, :2].min():.3f}, EE {distances.min():.3f}, LoOp {best.distance:.3f}")
 
-# %%
 # The sphere is seen from the front: x to the right, y up, z towards you.
 
 
@@ -58,7 +57,7 @@ def join(axes, p, q, style, color, label):
     axes.plot(*torch.stack([p, q])[:, :2].T, style, color=color, linewidth=2.5, label=label)
 
 
-figure, panels = plt.subplots(1, 2, figsize=(10, 5.9), layout="constrained")
+figure, panels = plt.subplots(1, 2, figsize=(7.4, 4.9), layout="constrained")
 fractions = torch.linspace(0, 1, 100).unsqueeze(1)
 for axes in panels:
     draw_sphere(axes)
@@ -75,4 +74,5 @@ join(loop, best.point_p, best.point_q, "-", "black", f"nearest points: {best.dis
 expansion.set_title("Embedding Expansion, 2 points")
 loop.set_title("LoOp")
 for axes in panels:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), frameon=False)
+plt.show()

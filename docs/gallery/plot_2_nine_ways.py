@@ -1,6 +1,8 @@
 r"""The nine ways a minimum can sit
 ===============================
 
+Where the nearest points of two curves can lie: inside both, at one end, at two ends.
+
 The distance between a point of one curve and a point of another is a function on the unit square:
 s says where on the first curve, t where on the second. Its minimum may lie inside the square, on
 one of the four edges (one point is an end of its curve) or in one of the four corners (both are).
@@ -21,9 +23,6 @@ generator = torch.Generator().manual_seed(3)
 ends = normalize(torch.randn(4, 4000, 5, generator=generator), dim=-1)
 s, t, *_ = closest_on_arcs(*ends)
 
-# %%
-# Of 4000 random pairs of arcs take the first of each kind whose minimum is clearly of that kind.
-
 
 def side(fraction):
     """0 at the start of a curve, 2 at its end, 1 well between, and -1 else."""
@@ -31,15 +30,13 @@ def side(fraction):
     return torch.where(fraction == 0, 0, torch.where(fraction == 1, 2, torch.where(between, 1, -1)))
 
 
+# Of 4000 random pairs of arcs take the first of each kind whose minimum is clearly of that kind.
 kind = torch.stack([side(s), side(t)], 1)
 chosen = {
     (i, j): int((kind == torch.tensor([i, j])).all(1).nonzero()[0])
     for i in range(3)
     for j in range(3)
 }
-
-# %%
-# The landscape of a pair of arcs, point by point, and the minimum as the library has it.
 
 
 def arc(start, end, fractions):
@@ -52,12 +49,13 @@ def arc(start, end, fractions):
 grid = torch.linspace(0, 1, 60)
 star = {"color": "white", "markeredgecolor": "black", "markersize": 18}
 figure, panels = plt.subplots(
-    3, 3, figsize=(8, 8.7), sharex=True, sharey=True, layout="constrained"
+    3, 3, figsize=(7.4, 8), sharex=True, sharey=True, layout="constrained"
 )
 names = {0: "start", 1: "inside", 2: "end"}
 for (i, j), index in chosen.items():
     axes = panels[2 - j, i]
     p0, p1, q0, q1 = ends[:, index]
+    # The landscape point by point, and the minimum as the library has it.
     landscape = torch.cdist(arc(p0, p1, grid), arc(q0, q1, grid))
     axes.contourf(grid, grid, landscape.T, levels=14, cmap="cividis")
     axes.plot(s[index], t[index], "*", clip_on=False, zorder=9, **star)
@@ -67,10 +65,9 @@ for (i, j), index in chosen.items():
 figure.supxlabel("s, on the first arc")
 figure.supylabel("t, on the second arc")
 
-# %%
 # How many of these pairs of arcs have their minimum in a corner, on an edge and inside. Mining real
 # rows finds the first alone.
-
 inside = ((s > 0) & (s < 1)).int() + ((t > 0) & (t < 1)).int()
 for name, count in zip(("corner", "edge", "interior"), inside.bincount(), strict=True):
     print(f"{name:8} {count / len(s):.0%}")
+plt.show()

@@ -1,7 +1,9 @@
 r"""The distance between two curves, over s and t
 =============================================
 
-One pair of arcs, seen as a landscape: each point (s, t) of the square is a point of the first arc
+One pair of arcs as a landscape: mining, Embedding Expansion and LoOp look for its low places.
+
+Each point (s, t) of the square is a point of the first arc
 and a point of the second, and its height is their distance. Every method looks for a low place, and
 they differ only in where they look.
 
@@ -34,16 +36,13 @@ def arc(start, end, fractions):
     return (weights / angle.sin()).T @ torch.stack([start, end])
 
 
-# %%
-# The points of Embedding Expansion divide the chord evenly, and are then projected onto the sphere.
-# So they divide the *angle* a little unevenly: their grid is not quite regular.
-
-
 def fraction_of_angle(start, end, points):
     """Where on the arc points lie."""
     return torch.arccos((points @ start).clamp(-1, 1)) / torch.arccos(start @ end)
 
 
+# The points of Embedding Expansion divide the chord evenly, and are then projected onto the sphere.
+# So they divide the angle a little unevenly: their grid is not quite regular.
 labels = torch.tensor([0, 0, 1, 1])
 points = EmbeddingExpansion(n_points=2).expand(ends, labels)[0]
 p_points, q_points = points[[0, 4, 6, 1]], points[[2, 5, 7, 3]]
@@ -54,12 +53,10 @@ s_nodes, t_nodes = (
 nodes = torch.cdist(p_points, q_points)
 i, j = divmod(int(nodes.argmin()), 4)
 
-# %%
-
 grid = torch.linspace(0, 1, 200, dtype=torch.float64)
 landscape = torch.cdist(arc(p0, p1, grid), arc(q0, q1, grid))
 
-figure, axes = plt.subplots(figsize=(7.2, 6.6), layout="constrained")
+figure, axes = plt.subplots(figsize=(7.4, 6.8), layout="constrained")
 filled = axes.contourf(grid, grid, landscape.T, levels=24, cmap="cividis")
 lines = axes.contour(grid, grid, landscape.T, levels=[0.5, 0.75, 1], colors="white", linewidths=0.8)
 axes.clabel(lines, fmt="%.2f", fontsize=9)
@@ -86,4 +83,6 @@ axes.plot(
 )
 axes.plot(best.s, best.t, marker="*", markersize=22, label=f"LoOp: {best.distance:.3f}", **white)
 axes.set(xlabel="s, on the first arc", ylabel="t, on the second arc", aspect="equal")
+axes.set_title("The distance between a point of each arc")
 axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False)
+plt.show()

@@ -1,6 +1,8 @@
 r"""Embedding Expansion tends to LoOp
 =================================
 
+More points bring Embedding Expansion nearer to LoOp: how fast, and how much two points leave.
+
 With n points between the ends of each curve, Embedding Expansion compares :math:`(n + 2)^2` pairs
 of points. Its distance to the hardest negative, EE(n), tends to that of LoOp as n grows.
 :doc:`/concepts/sampling` derives how fast.
@@ -19,9 +21,7 @@ from loopml.geometry import closest_on_arcs
 
 GREEN, VERMILLION = "#009E73", "#D55E00"  # of Okabe and Ito
 
-# %%
 # A thousand pairs of arcs in 16 dimensions, with ends about 60 degrees apart.
-
 generator = torch.Generator().manual_seed(0)
 pairs, dim = 1000, 16
 common = torch.randn(pairs, 1, dim, generator=generator, dtype=torch.float64)
@@ -30,15 +30,13 @@ ends = normalize(common + noise, dim=-1)
 p0, p1, q0, q1 = ends.unbind(1)
 loop = closest_on_arcs(p0, p1, q0, q1).distance
 
-# %%
-# ``expand`` gives point 1 of every pair, then point 2 of every pair, and so on.
-
 
 def expanded_distance(n):
     """The least distance between the ends and n points between of each pair of arcs."""
     labels = torch.arange(2 * pairs).repeat_interleave(2)
     expansion = EmbeddingExpansion(n_points=n, pairing="consecutive")
     between = expansion.expand(ends.reshape(-1, dim), labels)[0][4 * pairs :]
+    # Point 1 of every pair, then point 2 of every pair, and so on.
     p, q = between.view(n, pairs, 2, dim).permute(2, 1, 0, 3)
     p, q = torch.cat([ends[:, :2], p], 1), torch.cat([ends[:, 2:], q], 1)
     return torch.cdist(p, q).amin((1, 2))
@@ -57,9 +55,7 @@ excess = distances / loop - 1
 bound = (loop**2 + reach**2).sqrt() / loop - 1
 assert (excess <= bound + 1e-12).all()
 
-# %%
-
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 4.2), layout="constrained")
 left.plot(numbers, distances.mean(1), "D--", color=GREEN, label="EE(n)")
 left.axhline(loop.mean(), color="black", label="LoOp")
 left.set(xlabel="n, points between the ends", ylabel="mean distance", title="Distance")
@@ -79,3 +75,4 @@ right.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
 right.legend()
 for axes in (left, right):
     axes.grid(color="0.9")
+plt.show()
