@@ -22,6 +22,9 @@ Not faithful, each in the original's favour: its loops over classes and list com
 tensors are vectorised, candidates are stacked once and not concatenated nine times, prints are
 left out, and the fallback for a batch with fewer than two pairs is the distance of first endpoints
 without its index arithmetic. So times and memory are lower bounds of those of the original.
+
+Not faithful to its disadvantage: some guards against a division by zero are left out. So on arcs
+without a length only the gradient stands for the original, not the distance.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from benchmarks.provenance import ROOT, commit
 from loopml import ops
-from loopml._types import Gram, Pairs
+from loopml._types import Gram, Pairs, Side
 from loopml.pairing import nearest_others
 
 GLYPHS = ROOT / "examples" / "kit" / "data" / "glyphs.npz"
@@ -85,8 +85,9 @@ def mean_distance(gram: Tensor, labels: Tensor, joined: Tensor) -> tuple[float, 
     A curve that a row was joined by without wishing so is another row's.
     """
     first, second = (joined | joined.T).triu().nonzero(as_tuple=True)
-    curves = Pairs(first, second, labels[first])
-    value = ops.nearest_arcs(gram, curves, curves)[1][:, 0]
+    curves = Side(Pairs(first, second, labels[first]), gram[first, second])
+    square = gram.diagonal()
+    value = ops.nearest_arcs(Gram(gram, square, square), curves, curves)[1][:, 0]
     of_pair = torch.full_like(gram, torch.inf)
     of_pair[first, second] = of_pair[second, first] = value
     cosine = -of_pair.masked_fill(~joined, torch.inf).amin(1)
