@@ -391,7 +391,8 @@ def test_memory_is_a_range_and_a_ratio() -> None:
         for i, dim in enumerate((128, 512))
     }
     line = memory.line(ratios.Ratio(*peaks), found)
-    assert line[2:] == ["4096", "10.0\xa0to\xa020.0", "", "20.0\xa0to\xa080.0", "0.35", ""]
+    assert line[0] == f"`{cases.LOOP}`<br>over `{cases.BATCH_HARD}`"
+    assert line[1:] == ["4096", "10.0\xa0to\xa020.0", "", "20.0\xa0to\xa080.0", "0.35", ""]
     assert memory.line(ratios.Ratio(cases.EXPANSION, cases.BATCH_HARD), found) == []
 
 

@@ -33,6 +33,11 @@ def code(name: str) -> str:
     return f"`{name}`"
 
 
+def over(names: Iterable[str]) -> str:
+    """A case over another, each on a line of its own in a table."""
+    return "<br>over ".join(map(code, names))
+
+
 def spread(values: Sequence[float]) -> str:
     """The geometric mean, and the range where there is one, which stays on one line."""
     mean = number(geometric_mean(values))

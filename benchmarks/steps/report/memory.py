@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.steps.batches import Setting
 from benchmarks.steps.cases import without_kernels
-from benchmarks.steps.report.markdown import code, listed, number, span, table
+from benchmarks.steps.report.markdown import listed, number, over, span, table
 from benchmarks.steps.report.ratios import OVER_ONE_PRODUCT, RATIOS, Ratio, mean_ratio
 from benchmarks.steps.results import Comparison, Row, comparisons
 
 HEAD = (
-    "step",
-    "over",
+    "step over step",
     "rows",
     "MB, ours",
     "without numba",
@@ -32,7 +31,7 @@ def line(ratio: Ratio, found: Mapping[Setting, Comparison]) -> list[object]:
         for name in (ratio.case, without_kernels(ratio.case), ratio.over)
     )
     return [
-        *map(code, ratio),
+        over(ratio),
         listed(sorted({s.batch for s in both})),
         *(span(of_case) if of_case else "" for of_case in peaks),
         *(number(mean_ratio(r, both.values())) for r in (ratio, ratio.without_kernels())),

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.steps.batches import Setting
 from benchmarks.steps.cases import BATCH_HARD, ONE_PRODUCT
-from benchmarks.steps.report.markdown import code, geometric_mean, listed, number, spread, table
+from benchmarks.steps.report.markdown import (
+    code,
+    geometric_mean,
+    listed,
+    number,
+    over,
+    spread,
+    table,
+)
 from benchmarks.steps.report.ratios import OVER_ONE_PRODUCT, RATIOS, by_batch
 from benchmarks.steps.results import Row, comparisons
 
@@ -58,7 +66,7 @@ def ratios_section(rows: Sequence[Row]) -> list[str]:
         shares += [v / geometric_mean(values) for values in without.values() for v in values]
         body.append(
             [
-                *map(code, ratio),
+                over(ratio),
                 *(cells(values, with_range=True) for values in with_kernels.values()),
                 *(cells(values, with_range=False) for values in without.values()),
             ]
@@ -75,8 +83,7 @@ def ratios_section(rows: Sequence[Row]) -> list[str]:
         "",
         table(
             [
-                "step",
-                "over",
+                "step over step",
                 *(f"{batch} rows" for batch in batches),
                 *(f"{batch}, without numba" for batch in batches),
             ],
