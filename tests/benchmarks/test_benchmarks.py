@@ -375,7 +375,7 @@ def row_at(batch: int, milliseconds: float, date: str = "today") -> results.Row:
 
 
 def test_means_have_their_range_on_one_line() -> None:
-    assert markdown.spread([2, 8]) == "4.00 (2.00 to 8.00)".replace(" to ", "\xa0to\xa0")
+    assert markdown.spread([2, 8]) == f"4.00 (2.00{markdown.DASH}8.00)"
     assert markdown.spread([2]) == "2.00"
     assert times.cells([2, 8], with_range=False) == "**4.00**"
     assert times.cells([0.5, 1.5], with_range=True).startswith("0.87 (0.50")
@@ -392,7 +392,7 @@ def test_memory_is_a_range_and_a_ratio() -> None:
     }
     line = memory.line(ratios.Ratio(*peaks), found)
     assert line[0] == f"`{cases.LOOP}`<br>over `{cases.BATCH_HARD}`"
-    assert line[1:] == ["4096", "10.0\xa0to\xa020.0", "", "20.0\xa0to\xa080.0", "0.35", ""]
+    assert line[1:] == ["4096", markdown.span([10, 20]), "", markdown.span([20, 80]), "0.35", ""]
     assert memory.line(ratios.Ratio(cases.EXPANSION, cases.BATCH_HARD), found) == []
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import exp, isnan, log
 from statistics import fmean
 
-NO_BREAK = "\N{NO-BREAK SPACE}"
+DASH = "\N{EN DASH}\N{WORD JOINER}"  # of a range, whose ends stay on one line
 
 
 def number(value: float) -> str:
@@ -39,7 +39,7 @@ def over(names: Iterable[str]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The geometric mean, and the range where there is one, which stays on one line."""
+    """The geometric mean, and the range where there is one."""
     mean = number(geometric_mean(values))
     if len(values) < 2:
         return mean
@@ -49,7 +49,7 @@ def spread(values: Sequence[float]) -> str:
 def span(values: Sequence[float]) -> str:
     """The least and the greatest."""
     low, high = number(min(values)), number(max(values))
-    return low if low == high else f"{low} to {high}".replace(" ", NO_BREAK)
+    return low if low == high else f"{low}{DASH}{high}"
 
 
 def geometric_mean(values: Iterable[float]) -> float:
