@@ -187,7 +187,7 @@ LEAST_DRAWN = 1e-18
 
 def draw(rows: Sequence[Mapping[str, str]], path: Path) -> None:
     """Median errors as lines and the largest as the top of a band, by true distance."""
-    figure, panels = plt.subplots(1, 2, figsize=(10.4, 5.2), sharey=True, dpi=150)
+    figure, panels = plt.subplots(1, 2, figsize=(7.4, 5), sharey=True, dpi=200)
     for axes, kind in zip(panels, METHODS, strict=True):
         axes.set_title(f"{kind}s", loc="left")
         for method in METHODS[kind]:
@@ -210,8 +210,7 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path) -> None:
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 3}
-        axes.legend(fontsize=7.5, frameon=False, columnspacing=1.2, **below)
+        axes.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     panels[0].set_ylabel("error of the distance over the distance")
     figure.tight_layout()
     figure.savefig(path)

@@ -1,10 +1,11 @@
-"""Write the tables of `docs/study.md` and its figures from what `run.py` measured.
+"""Write the tables of the study's two pages and their figures from what `run.py` measured.
 
     python -m benchmarks.study.report
 
-The words of that page are written by hand, its tables stand between `<!-- NAME -->` and
-`<!-- end -->` and are written here. Intervals are 95 % percentile bootstraps over seeds; a
-difference is of trainings with the same seed, so the same batches and first weights.
+The words of `docs/study.md` and `docs/study-details.md` are written by hand. Their tables stand
+between `<!-- NAME -->` and `<!-- end -->` and are written here. Intervals are 95 % percentile
+bootstraps over seeds; a difference is of trainings with the same seed, so the same batches and
+first weights.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ from benchmarks.study.ledger import (
 )
 from benchmarks.study.tasks import DATASETS, VARIATIONS
 
-PAGE = ROOT / "docs" / "study.md"
-FIGURES = ROOT / "docs" / "figures"
+DOCS = ROOT / "docs"
+PAGES = ("study.md", "study-details.md")
+NO_BREAK = "\N{NO-BREAK SPACE}"  # between the ends of an interval, which stay on one line
+COLLAPSED = "†"
 NAMES = {
     "hphn": "HPHN",
     "triplet": "triplet",
@@ -65,16 +68,16 @@ NAMES = {
     "class_mates": "class mates",
     "expand": "expand",
     "expansion": "EE",
-    "loop_index": "LoOp index",
+    "loop_index": "LoOp as miner",
     "loop": "LoOp",
     "warm_up": "warm-up",
     "mixed": "mixed",
     "nearest_4": "4 nearest",
     "consecutive": "consecutive",
-    "64x2": "64 x 2",
-    "16x8": "16 x 8",
-    "8x4": "8 x 4",
-    "4x32": "4 x 32",
+    **{
+        f"{classes}x{rows}": f"{classes} \N{MULTIPLICATION SIGN} {rows}"
+        for classes, rows in ((64, 2), (16, 8), (8, 4), (4, 32))
+    },
     "few": "few classes",
     "wrong": "wrong labels",
 }
@@ -87,6 +90,17 @@ STYLES = {
     "expansion": {"color": "#E69F00", "marker": "s"},
     "loop_index": {"color": "#009E73", "marker": "v"},
     "loop": {"color": "#0072B2", "marker": "^"},
+}
+# The first figure, from top to bottom: synthesis, idea, and what a reader calls it.
+TRIPLET_ROWS = {
+    ("none", ""): "all triplets",
+    ("hard_mining", ""): "batch-hard mining",
+    ("every_positive", ""): "every positive (control)",
+    ("class_mates", ""): "class mates",
+    ("loop_index", ""): "LoOp as miner",
+    ("expansion", ""): "EE, synthetic",
+    ("loop", ""): "LoOp, synthetic",
+    ("loop", "warm_up"): "LoOp after warm-up",
 }
 Runs = Mapping[Cell, Mapping[int, Row]]  # the rows of a cell by seed
 
@@ -156,23 +170,56 @@ def scores_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
 
 def _percent(values: Sequence[float]) -> str:
     low, high = interval(values)
-    return f"{100 * fmean(values):.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * fmean(values):.1f} {_ends(f'{100 * low:.1f}', f'{100 * high:.1f}')}"
 
 
-def contrasts_table(dataset: str, runs: Runs, ledger: Ledger) -> str:
-    """Differences of Recall@1 in points to the best real negatives, each with its interval."""
-    ours = [name for name in SYNTHESES if name not in REAL]
+def _ends(low: str, high: str) -> str:
+    return f"[{low},{NO_BREAK}{high}]"
+
+
+def triplet_table(runs: Runs, ideas: Runs) -> str:
+    """The triplet loss: Recall@1 on every positive, and what other negatives have over it."""
+    found = {
+        d: {name: runs.get(Cell(d, "triplet", name)) for name in SYNTHESES}
+        | {"warm_up": ideas.get(Cell(d, "triplet", "loop", "warm_up"))}
+        for d in DATASETS
+    }
+    controls = [found[d]["every_positive"] for d in DATASETS]
+    percents = [_percent(column(rows, "recall_at_1")) if rows else "" for rows in controls]
     lines = [
-        f"| loss | best real | {' | '.join(NAMES[name] for name in ours)} |",
-        "|---|---|" + "---|" * len(ours),
+        f"| negatives | {' | '.join(DATASETS)} |",
+        "|---|" + "---|" * len(DATASETS),
+        f"| **every positive**, Recall@1 % | {' | '.join(percents)} |",
+    ]
+    rivals = [(name, "every_positive") for name in SYNTHESES if name != "every_positive"]
+    for name, rival in (*rivals, ("warm_up", "every_positive"), ("loop", "expansion")):
+        cells = [_over(found[d][name], found[d][rival] or {}) for d in DATASETS]
+        title = {"warm_up": "LoOp, warm-up"}.get(name, NAMES[name])
+        over = "every positive" if rival == "every_positive" else NAMES[rival]
+        lines.append(f"| {title} - {over} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def contrasts_table(runs: Runs, ledger: Ledger) -> str:
+    """Differences of Recall@1 in points to the best real negatives, each with its interval."""
+    ours = ("expansion", "loop", "loop_index")
+    lines = [
+        f"| loss | data | best real | {' | '.join(NAMES[name] for name in ours)} | LoOp - EE |",
+        "|---|---|---|" + "---|" * (len(ours) + 1),
     ]
     for loss in LOSSES:
-        real = best_real(runs, ledger, dataset, loss)
-        if real is None:
+        if loss == "triplet":  # which has a table of its own
             continue
-        rows = [runs.get(real._replace(synthesis=name)) for name in ours]
-        cells = [_over(found, runs[real]) for found in rows]
-        lines.append(f"| {NAMES[loss]} | {NAMES[real.synthesis]} | {' | '.join(cells)} |")
+        for dataset in DATASETS:
+            real = best_real(runs, ledger, dataset, loss)
+            if real is None:
+                continue
+            rows = {name: runs.get(real._replace(synthesis=name)) for name in ours}
+            cells = [_over(found, runs[real]) for found in rows.values()]
+            cells.append(_over(rows["loop"], rows["expansion"] or {}))
+            lines.append(
+                f"| {NAMES[loss]} | {dataset} | {NAMES[real.synthesis]} | {' | '.join(cells)} |"
+            )
     return "\n".join(lines)
 
 
@@ -181,37 +228,47 @@ def variations_table(runs: Runs) -> str:
     names = [name for name in (*SYNTHESES, EXPAND) if name != "every_positive"]
     rivals = [Cell("", "triplet", name) for name in names]
     rivals += [Cell("", "hphn", name) for name in ("none", "expansion", "loop")]
-    columns = [f"{NAMES[loss]}, {NAMES[name]}" for _, loss, name, _ in rivals]
+    control = Cell("", "triplet", "every_positive")
+    every = [f"{base}-{name}" for base in DATASETS for name in VARIATIONS]
+    varied = [d for d in every if control._replace(dataset=d) in runs]
+    titles = [f"{base}, {NAMES[name]}" for base, _, name in (d.partition("-") for d in varied)]
+    means = [fmean(column(runs[control._replace(dataset=d)], "recall_at_1")) for d in varied]
     lines = [
-        f"| data | variation | triplet, every positive % | {' | '.join(columns)} |",
-        "|---|---|---|" + "---|" * len(rivals),
+        f"| negatives | {' | '.join(titles)} |",
+        "|---|" + "---|" * len(varied),
+        f"| **triplet, every positive**, % | {' | '.join(f'{100 * mean:.1f}' for mean in means)} |",
     ]
-    for base in DATASETS:
-        for variation in VARIATIONS:
-            dataset = f"{base}-{variation}"
-            real = runs.get(Cell(dataset, "triplet", "every_positive"))
-            if real is None:
-                continue
-            cells = [_over(runs.get(cell._replace(dataset=dataset)), real) for cell in rivals]
-            mean = 100 * fmean(column(real, "recall_at_1"))
-            lines.append(f"| {base} | {NAMES[variation]} | {mean:.1f} | {' | '.join(cells)} |")
+    for rival in rivals:
+        cells = [
+            _over(runs.get(rival._replace(dataset=d)), runs[control._replace(dataset=d)])
+            for d in varied
+        ]
+        if any(cells):
+            title = f"{NAMES[rival.loss]}, {NAMES[rival.synthesis]}"
+            lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _over(rows: Mapping[int, Row] | None, real: Mapping[int, Row]) -> str:
-    """A difference, and how many trainings collapsed on the way if any did."""
-    if not rows:
+    """A difference, with a mark if any training collapsed on the way; empty if not measured."""
+    if not rows or not real:
         return ""
-    collapsed = sum(value > 0 for value in column(rows, "collapsed"))
-    note = f", an epoch collapsed in {collapsed} of {len(rows)}" if collapsed else ""
-    return points(differences(rows, real, "recall_at_1")) + note
+    collapsed = any(value > 0 for value in column(rows, "collapsed"))
+    mark = f" {COLLAPSED}" if collapsed else ""
+    return points(differences(rows, real, "recall_at_1")) + mark
 
 
 def points(values: Sequence[float]) -> str:
     """A mean difference in percentage points with its interval; bold if that excludes 0."""
     low, high = (100 * end for end in interval(values))
-    text = f"{100 * fmean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
+    text = f"{signed(100 * fmean(values))} {_ends(signed(low), signed(high))}"
     return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def signed(value: float) -> str:
+    """One decimal; what rounds to zero has no sign."""
+    text = f"{value:+.1f}"
+    return "0.0" if float(text) == 0 else text
 
 
 def choice_table(ledger: Ledger) -> str:
@@ -316,38 +373,86 @@ def _spread(values: Sequence[float]) -> str:
     return mean if same else f"{mean} [{min(values):.1f}, {max(values):.1f}]"
 
 
-def hardness_table(epochs: Sequence[Row]) -> str:
-    """Distances after the last epoch on one training batch, and how much mates explain of LoOp's.
+def mates_table(epochs: Sequence[Row]) -> str:
+    """How much of the lead of synthetic negatives class mates have, and of LoOp's lead EE.
 
-    Means over seeds; the share is ``(real - mates) / (real - LoOp)``: what the nearest real
-    negative of a row's class has of the lead of the nearest point of a curve.
+    Of the last epoch on one training batch, means over seeds: the share is
+    ``(real - mates) / (real - LoOp)``, what the nearest real negative of a row's class has of the
+    lead of the nearest point of a curve. The least and the greatest over the cells of a loss.
     """
     last: dict[Cell, dict[str, Row]] = defaultdict(dict)
     for row in epochs:
         if not row["idea"] and row["hardest_mates"]:
             last[cell_of(row)][row["seed"]] = row
-    lines = [
-        "| data | loss | negatives | real | of class mates | EE | LoOp | share of class mates |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    names = [(d, loss, s) for d in DATASETS for loss in LOSSES for s in syntheses_of(loss)]
-    for dataset, loss, synthesis in names:
-        if not (rows := last[Cell(dataset, loss, synthesis)].values()):
-            continue
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for cell, rows in last.items():
         real, mates, expansion, loop = (
-            fmean(float(row[f"hardest_{kind}"]) for row in rows)
+            fmean(float(row[f"hardest_{kind}"]) for row in rows.values())
             for kind in ("real", "mates", "expansion", "loop")
         )
-        lines.append(
-            f"| {dataset} | {NAMES[loss]} | {NAMES[synthesis]} | {real:.3f} | {mates:.3f} | "
-            f"{expansion:.3f} | {loop:.3f} | {100 * (real - mates) / (real - loop):.0f} % |"
+        found[cell.dataset, cell.loss].append(
+            (100 * (real - mates) / (real - loop), 100 * (expansion / loop - 1))
         )
+    lines = [
+        "| data | loss | kinds of negatives | share of class mates, % | EE farther than LoOp, % |",
+        "|---|---|---|---|---|",
+    ]
+    for dataset in DATASETS:
+        for loss in LOSSES:
+            if measured := found[dataset, loss]:
+                shares, farther = zip(*measured, strict=True)
+                lines.append(
+                    f"| {dataset} | {NAMES[loss]} | {len(measured)} | "
+                    f"{_range(shares, 0)} | {_range(farther, 1)} |"
+                )
     return "\n".join(lines)
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    low, high = (f"{end:.{digits}f}" for end in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def draw_triplet(runs: Runs, ideas: Runs) -> plt.Figure:
+    """Recall@1 of the triplet loss by kind of negatives, every positive marked, by data set."""
+    figure, panels = plt.subplots(
+        1, len(DATASETS), figsize=(7.4, 3.7), sharey=True, layout="constrained"
+    )
+    for panel, dataset in zip(panels, DATASETS, strict=True):
+        for place, (synthesis, idea) in enumerate(TRIPLET_ROWS):
+            rows = (ideas if idea else runs).get(Cell(dataset, "triplet", synthesis, idea))
+            if not rows:
+                panel.text(
+                    0.5,
+                    place,
+                    "not run",
+                    ha="center",
+                    va="center",
+                    color="0.5",
+                    fontsize=9,
+                    transform=panel.get_yaxis_transform(),
+                )
+                continue
+            values = [100 * value for value in column(rows, "recall_at_1")]
+            mean, (low, high) = fmean(values), interval(values)
+            if synthesis == "every_positive":
+                panel.axvspan(low, high, color=STYLES[synthesis]["color"], alpha=0.15, linewidth=0)
+                panel.axvline(mean, color=STYLES[synthesis]["color"], linewidth=0.8)
+            error = [[mean - low], [high - mean]]
+            panel.errorbar([mean], [place], xerr=error, markersize=7, **STYLES[synthesis])
+        panel.set_title(dataset)
+        panel.set_xlabel("Recall@1, %")
+        panel.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, steps=(1, 5, 10)))
+        panel.grid(axis="x", alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(TRIPLET_ROWS)), list(TRIPLET_ROWS.values()))
+    panels[0].invert_yaxis()
+    return figure
 
 
 def draw_recall(runs: Runs) -> plt.Figure:
     """Recall@1 of every cell with its interval, a panel for each data set."""
-    figure, panels = plt.subplots(1, len(DATASETS), figsize=(14, 4.4), layout="constrained")
+    figure, panels = plt.subplots(len(DATASETS), 1, figsize=(7.4, 9), layout="constrained")
     for panel, dataset in zip(panels, DATASETS, strict=True):
         for i, synthesis in enumerate(SYNTHESES):
             found = [runs.get(Cell(dataset, loss, synthesis)) for loss in LOSSES]
@@ -365,12 +470,12 @@ def draw_recall(runs: Runs) -> plt.Figure:
                 label=NAMES[synthesis],
                 **STYLES[synthesis],
             )
-        names = [NAMES[loss].replace("-s", "-\ns") for loss in LOSSES]
-        panel.set_xticks(range(len(LOSSES)), names)
+        panel.set_xticks(range(len(LOSSES)), [NAMES[loss] for loss in LOSSES])
         panel.set_xlim(-0.6, len(LOSSES) - 0.4)
-        panel.set_title(f"{dataset}: Recall@1 on unseen classes, %")
+        panel.set_title(dataset)
+        panel.set_ylabel("Recall@1, %")
         panel.grid(axis="y", alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -382,28 +487,32 @@ def draw_hardness(epochs: Sequence[Row], dataset: str = "glyphs") -> plt.Figure:
             found[row["loss"], row["synthesis"], int(row["epoch"])].append(
                 (float(row["hardest_real"]), float(row["hardest_loop"]))
             )
-    figure, panels = plt.subplots(
-        1, len(LOSSES), figsize=(12, 3.4), sharey=True, layout="constrained"
+    figure, grid_of_panels = plt.subplots(
+        2, 3, figsize=(7.4, 5.2), sharex=True, sharey=True, layout="constrained"
     )
+    *panels, legend = grid_of_panels.flat
     last = max(epoch for *_, epoch in found)
     for panel, loss in zip(panels, LOSSES, strict=True):
         for synthesis in ("none", "hard_mining", "expansion", "loop_index", "loop"):
             curves = np.array(
                 [np.mean(found[loss, synthesis, epoch], axis=0) for epoch in range(1, last + 1)]
             )
-            style = {**STYLES[synthesis], "markersize": 4}
+            style = {**STYLES[synthesis], "markersize": 3.5}
             panel.plot(range(1, last + 1), curves[:, 0], label=NAMES[synthesis], **style)
             panel.plot(range(1, last + 1), curves[:, 1], color=style["color"], linestyle=":")
         panel.set_title(NAMES[loss])
-        panel.set_xlabel("epoch")
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("distance to the hardest negative")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    for panel in panels[2:]:
+        panel.set_xlabel("epoch")
+        panel.tick_params(labelbottom=True)
+    figure.supylabel("distance to the hardest negative", fontsize="medium")
+    legend.axis("off")
+    legend.legend(*panels[0].get_legend_handles_labels(), loc="center")
     return figure
 
 
 def tables(ledger: Ledger) -> dict[str, Callable[[], str]]:
-    """Each table of the page by its name."""
+    """Each table of the pages by its name."""
     runs, ideas = by_cell(ledger.rows(STUDY)), by_cell(ledger.rows(IDEA_RUNS))
     made: dict[str, Callable[[], str]] = {
         "choice": lambda: choice_table(ledger),
@@ -411,11 +520,12 @@ def tables(ledger: Ledger) -> dict[str, Callable[[], str]]:
         "default": lambda: default_table(runs, ideas),
         "finetune": lambda: finetune_table(ledger.rows(FINETUNE)),
         "variations": lambda: variations_table(runs),
-        "hardness": lambda: hardness_table(ledger.rows(HARDNESS)),
+        "mates": lambda: mates_table(ledger.rows(HARDNESS)),
+        "triplet": lambda: triplet_table(runs, ideas),
+        "contrasts": lambda: contrasts_table(runs, ledger),
     }
     for dataset in DATASETS:
         made[f"scores-{dataset}"] = lambda d=dataset: scores_table(d, runs, ledger)
-        made[f"contrasts-{dataset}"] = lambda d=dataset: contrasts_table(d, runs, ledger)
     return made
 
 
@@ -432,12 +542,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
     options = parser.parse_args(argv)
     ledger = Ledger(options.results)
-    options.page.write_text(fill(options.page.read_text(), tables(ledger)))
-    draw_recall(by_cell(ledger.rows(STUDY))).savefig(FIGURES / "study.png", dpi=150)
-    draw_hardness(ledger.rows(HARDNESS)).savefig(FIGURES / "study_hardness.png", dpi=150)
+    made = tables(ledger)
+    for name in PAGES:
+        page = options.docs / name
+        page.write_text(fill(page.read_text(), made))
+    runs, ideas = by_cell(ledger.rows(STUDY)), by_cell(ledger.rows(IDEA_RUNS))
+    figures = {
+        "study": draw_triplet(runs, ideas),
+        "study_losses": draw_recall(runs),
+        "study_hardness": draw_hardness(ledger.rows(HARDNESS)),
+    }
+    for name, figure in figures.items():
+        figure.savefig(options.docs / "figures" / f"{name}.png", dpi=200)
 
 
 if __name__ == "__main__":

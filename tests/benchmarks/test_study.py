@@ -1,6 +1,7 @@
 """The retrieval study: what its cells minimise, that it can be stopped, and that it adds up."""
 
 import csv
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -230,7 +231,12 @@ def test_intervals_are_of_the_mean() -> None:
     assert low == pytest.approx(values.mean() - half, abs=0.2 * half)
     assert high == pytest.approx(values.mean() + half, abs=0.2 * half)
     assert study_report.points([0.01, 0.02, 0.03]).startswith("**+2.0 [")
-    assert study_report.points([-0.01, 0.01, 0.0]).startswith("+0.0 [")
+    assert study_report.points([-0.01, 0.01, 0.0]).startswith("0.0 [")
+
+
+def test_intervals_stay_on_one_line_and_zero_has_no_sign() -> None:
+    assert study_report.points([0.01, 0.01]) == "**+1.0 [+1.0,\N{NO-BREAK SPACE}+1.0]**"
+    assert [study_report.signed(value) for value in (-0.04, 0.04, -0.06)] == ["0.0", "0.0", "-0.1"]
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -249,17 +255,75 @@ def test_variations_are_compared_with_every_positive() -> None:
         for name, score in scores.items()
         for seed in (0, 1)
     )
-    header, _, row = (
-        [cell.strip() for cell in line.split("|")]
-        for line in study_report.variations_table(runs).splitlines()
+    header, _, control, *rows = study_report.variations_table(runs).splitlines()
+    assert header == "| negatives | text, 64 \N{MULTIPLICATION SIGN} 2 |"
+    assert control.endswith("| 40.0 |")
+    found = dict(row.strip("| ").replace("\N{NO-BREAK SPACE}", " ").split(" | ") for row in rows)
+    assert found == {  # what was not run has no row
+        "triplet, EE": "**+2.0 [+2.0, +2.0]**",
+        "triplet, LoOp as miner": "0.0 [0.0, 0.0]",
+        "triplet, LoOp": "**-3.0 [-3.0, -3.0]** \N{DAGGER}",
+    }
+
+
+def _runs(**scores: float) -> study_report.Runs:
+    """Two seeds of each kind of negatives on text, with the same score."""
+    return study_report.by_cell(
+        {**Cell("text", *name.split("__"))._asdict(), **scored}
+        for name, score in scores.items()
+        for scored in ({"seed": s, "recall_at_1": score, "collapsed": 0} for s in (0, 1))
     )
-    found = dict(zip(header, row, strict=True))
-    assert found["variation"] == "64 x 2"
-    assert found["triplet, every positive %"] == "40.0"
-    assert found["triplet, EE"] == "**+2.0 [+2.0, +2.0]**"
-    assert found["triplet, LoOp index"] == "+0.0 [+0.0, +0.0]"
-    assert found["triplet, LoOp"] == "**-3.0 [-3.0, -3.0]**, an epoch collapsed in 1 of 2"
-    assert found["HPHN, plain"] == ""
+
+
+def _means(table: str) -> list[list[str]]:
+    """The cells of a table without intervals and without what makes them bold."""
+    return [
+        [cell.strip(" *").split(" [")[0] for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()[2:]
+    ]
+
+
+def test_the_triplet_loss_is_compared_with_every_positive_and_loop_with_expansion() -> None:
+    runs = _runs(triplet__every_positive=0.40, triplet__expansion=0.41, triplet__loop=0.39)
+    ideas = _runs(triplet__loop__warm_up=0.42)
+    assert [line[::3] for line in _means(study_report.triplet_table(runs, ideas)) if line[3]] == [
+        ["every positive**, Recall@1 %", "40.0"],
+        ["EE - every positive", "+1.0"],
+        ["LoOp - every positive", "-1.0"],
+        ["LoOp, warm-up - every positive", "+2.0"],
+        ["LoOp - EE", "-2.0"],
+    ]
+
+
+def test_other_losses_are_compared_with_their_best_real_negatives(tmp_path: Path) -> None:
+    """Which are those with the better choice on validation classes, not on the test."""
+    ledger = Ledger(tmp_path)
+    for name, score in (("none", 0.5), ("hard_mining", 0.6)):
+        cell = Cell("text", "hphn", name)
+        ledger.add(Run(cell, grid(cell)[0], TUNING_SEEDS[0], tuning=True), _with_map(score))
+    runs = _runs(hphn__none=0.42, hphn__hard_mining=0.40, hphn__loop=0.41, hphn__expansion=0.38)
+    assert _means(study_report.contrasts_table(runs, ledger)) == [
+        ["HPHN", "text", "hard mining", "-2.0", "+1.0", "", "+3.0"]
+    ]
+
+
+def test_what_class_mates_explain_is_a_range_over_the_cells_of_a_loss() -> None:
+    """Of LoOp's lead of 0.2 they have 0.1, and of its lead of 0.4 they have 0.3."""
+    distances = {"none": (1.0, 0.9, 0.84, 0.8), "loop": (0.8, 0.5, 0.4, 0.4)}
+    rows = [
+        {
+            **Cell("text", "hphn", name)._asdict(),
+            **{"seed": "0", "epoch": epoch},
+            **{
+                f"hardest_{kind}": str(value + (epoch == 1))
+                for kind, value in zip(("real", "mates", "expansion", "loop"), found, strict=True)
+            },
+        }
+        for name, found in distances.items()
+        for epoch in (1, 2)  # the last counts
+    ]
+    (row,) = study_report.mates_table(rows).splitlines()[2:]
+    assert row == "| text | HPHN | 2 | 50 to 75 | 0.0 to 5.0 |"
 
 
 def test_the_recommended_lines_are_compared_with_the_best_and_with_every_positive() -> None:
@@ -372,12 +436,39 @@ def test_the_committed_trainings_all_left_their_epochs_at_their_chosen_setting(
     assert found == {(cell, committed.best_setting(cell)) for cell in {cell for cell, _ in trained}}
 
 
-def test_the_page_says_what_was_measured(committed: Ledger) -> None:
+def test_the_pages_say_what_was_measured(committed: Ledger) -> None:
     """`benchmarks/study/report.py` has been run on the committed rows."""
-    page = study_report.PAGE.read_text()
     made = study_report.tables(committed)
-    assert all(f"<!-- {name} -->" in page for name in made)
-    assert study_report.fill(page, made) == page
+    pages = [(study_report.DOCS / name).read_text() for name in study_report.PAGES]
+    for name in made:
+        assert sum(page.count(f"<!-- {name} -->") for page in pages) == 1, name
+    for page in pages:
+        assert study_report.fill(page, made) == page
+
+
+def test_numbers_in_sentences_of_the_study_stand_in_a_table() -> None:
+    """Those with one decimal, on the first page, as a mean: no end of an interval counts.
+
+    Above the first figure the page quotes published results, below it its own tables.
+    """
+    decimal = re.compile(r"(?<![\d.])\d+\.\d(?![\d.]*\d)")
+    row, ends = re.compile(r"^\|.*$", re.MULTILINE), re.compile(r"\[[^]]*\]")
+    page, details, published = (
+        (study_report.DOCS / name).read_text() for name in (*study_report.PAGES, "published.md")
+    )
+    quoted, _, own = page.partition("![")
+    for text, tables in ((quoted, [published]), (own, [own, details])):
+        said = set(decimal.findall(row.sub("", text)))
+        assert said
+        assert said <= set(decimal.findall(ends.sub("", " ".join(row.findall("\n".join(tables))))))
+
+
+def test_published_gains_are_the_differences_beside_them() -> None:
+    published = (study_report.DOCS / "published.md").read_text()
+    gains = re.findall(r"([\d.]+) \S ([\d.]+) \(([+-][\d.]+)\)", published)
+    assert len(gains) == published.count("(+") == 21
+    for without, with_them, gain in gains:
+        assert f"{float(with_them) - float(without):+.1f}" == gain
 
 
 def test_the_recipe_says_what_the_cures_did() -> None:

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.provenance import RESULTS, ROOT
-from benchmarks.steps.gate import ROWS
 from benchmarks.steps.report.accuracy import accuracy_section
 from benchmarks.steps.report.calls import calls_section, compilation_section, lines_of
 from benchmarks.steps.report.figure import draw_step_times
 from benchmarks.steps.report.memory import memory_section
 from benchmarks.steps.report.papers import papers_section
 from benchmarks.steps.report.queues import queue_section
+from benchmarks.steps.report.sources import of_lines, of_rows, sources_section
 from benchmarks.steps.report.summary import summary
 from benchmarks.steps.report.targets import targets_section
 from benchmarks.steps.report.times import growth_section, ratios_section
@@ -28,36 +28,40 @@ from benchmarks.steps.results import comparisons, read
 DOCS = ROOT / "docs"
 TARGETS = Path(__file__).parent.with_name("targets.csv")
 GROWTH, CONDITIONING = "figures/step_time.png", "figures/conditioning.png"
-INTRODUCTION = f"""\
+INTRODUCTION = """\
 # Benchmarks
 
 What a training step costs: the loss, forward and backward, without the net. A step of a net with
-real images takes far longer than any of these. `python -m benchmarks.steps.all` measures everything
-and makes this page from the files in `benchmarks/results`; under each table is the command that
-measures it alone. One thread, on a CPU.
-
-Steps that are compared take turns in one process. No time is taken before each loss of ours has the
-right value on the first {ROWS} rows of that very batch, and every loss a finite gradient on all of
-it. Times are medians of processor time. They depend on the machine and its load, their ratios much
-less: read ratios.
+real images takes far longer than any of these. Read ratios: they hang less on the machine than
+times do.
 """
 
 
 def page(results: Path, targets: Path) -> str:
     """All sections that there are rows for."""
     rows = read(results / "steps.csv")
+    calls, compiled, accuracy = (
+        lines_of(results / f"{name}.csv") for name in ("calls", "compilation", "conditioning")
+    )
+    sources = [
+        *of_rows(rows),
+        *of_lines("Calls of operators", "steps.calls", calls),
+        *of_lines("Compilation", "steps.compilation", compiled),
+        *of_lines("Accuracy", "accuracy.conditioning", accuracy),
+    ]
     lines = [
         *INTRODUCTION.splitlines(),
         "",
         *summary(rows),
         *growth_section(rows, GROWTH),
         *ratios_section(rows),
+        *papers_section(rows),
         *memory_section(rows),
         *queue_section(rows),
-        *papers_section(rows),
-        *calls_section(lines_of(results / "calls.csv")),
-        *compilation_section(lines_of(results / "compilation.csv")),
-        *accuracy_section(lines_of(results / "conditioning.csv"), CONDITIONING),
+        *calls_section(calls),
+        *compilation_section(compiled),
+        *accuracy_section(accuracy, CONDITIONING),
+        *sources_section(sources),
         *targets_section(rows, lines_of(targets)),
     ]
     return "\n".join(lines).rstrip() + "\n"

@@ -23,16 +23,13 @@ def accuracy_section(rows: Sequence[Mapping[str, str]], figure: str) -> list[str
         "",
         f"![Relative error of distances by true distance, in float32 and float64]({figure})",
         "",
-        "Median error of the distance over the distance, against a search in extended precision on "
-        f"the same rounded inputs, {first['problems']} pairs of curves each. An error of 1 is a "
-        "distance read as 0.",
+        "Median error of the distance over the distance. The truth is a search in extended "
+        f"precision on the same rounded inputs, {first['problems']} pairs of curves each. An error "
+        "of 1 is a distance read as 0.",
         "",
         table(
             ["curves", "distance", "dtype", *(f"{mark} apart" for mark in MARKS)],
             ([*key, *(cells.get(mark, "") for mark in MARKS)] for key, cells in body.items()),
         ),
-        "",
-        f"`python -m benchmarks.accuracy.conditioning`; commit {first['commit']}, "
-        f"{first['date'][:10]}; {first['cpu']}, torch {first['torch']}.",
         "",
     ]

@@ -9,6 +9,8 @@ from pathlib import Path
 from benchmarks.steps.cases import CASES, without_kernels
 from benchmarks.steps.report.markdown import code, table
 
+TIMES = " \N{MULTIPLICATION SIGN} "
+
 
 def lines_of(file: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, none where it is not there."""
@@ -16,11 +18,6 @@ def lines_of(file: Path) -> list[dict[str, str]]:
         return []
     with file.open(newline="") as lines:
         return list(csv.DictReader(lines))
-
-
-def from_commit(row: Mapping[str, str]) -> str:
-    """The code and the machine."""
-    return f"commit {row['commit']}; {row['machine']}, {row.get('numba') or 'no numba'}."
 
 
 def calls_section(calls: Sequence[Mapping[str, str]]) -> list[str]:
@@ -37,11 +34,10 @@ def calls_section(calls: Sequence[Mapping[str, str]]) -> list[str]:
         "## Calls of operators",
         "",
         "A small batch takes the time of its calls of PyTorch operators: a few microseconds each, "
-        "whatever they compute. Kernels of numba stand for many of them.",
+        "whatever they compute. A kernel of numba replaces many of them. Counted on "
+        f"{calls[0]['batch'].replace(' x ', TIMES)}.",
         "",
         table(["step", "calls", "without numba"], body),
-        "",
-        f"`python -m benchmarks.steps.calls`; {calls[0]['batch']}; {from_commit(calls[0])}",
         "",
     ]
 
@@ -55,9 +51,7 @@ def compilation_section(compiled: Sequence[Mapping[str, str]]) -> list[str]:
         "## Compilation",
         "",
         "Numba compiles the kernels when they are first called. For all steps of ours on this page "
-        f"that took {seconds['empty']} s, once: in a later process they were loaded in "
+        f"that took {seconds['empty']} s, once. In a later process they were loaded in "
         f"{seconds['filled']} s. No time above has any of it.",
-        "",
-        f"`python -m benchmarks.steps.compilation`; {from_commit(compiled[0])}",
         "",
     ]

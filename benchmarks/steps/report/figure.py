@@ -64,7 +64,7 @@ def draw_step_times(found: Mapping[Setting, Comparison], path: Path) -> None:
     per_class = min(s.per_class for s in found)
     chosen = sorted((s for s in found if s.per_class == per_class), key=lambda s: s.batch)
     last = chosen[-1].batch
-    figure, axes = plt.subplots(figsize=(9.6, 6), dpi=150)
+    figure, axes = plt.subplots(figsize=(7.4, 5.4), dpi=200)
     for name, color in COLORS.items():
         pure = [c[twin] for s in chosen if (twin := cases.without_kernels(name)) in (c := found[s])]
         axes.plot(
@@ -74,7 +74,12 @@ def draw_step_times(found: Mapping[Setting, Comparison], path: Path) -> None:
             linestyle=(0, (5, 2)),
             linewidth=1,
         )
-    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="ms per step, forward and backward")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="rows of the batch",
+        ylabel="ms per step, forward and backward",
+    )
     ends = []
     for name, style in STYLES.items():
         line = [found[s][name] for s in chosen if name in found[s]]
@@ -95,10 +100,10 @@ def draw_step_times(found: Mapping[Setting, Comparison], path: Path) -> None:
                 ha="right",
                 va="bottom",
                 color=style["color"],
-                fontsize=9,
+                fontsize=8.5,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
             )
-    figure.subplots_adjust(left=0.08, right=0.72, top=0.95, bottom=0.09)
+    figure.subplots_adjust(left=0.09, right=0.655, top=0.94, bottom=0.1)
     # Names beside the axes, in its coordinates, so that their distance is one on paper.
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = [to_axes.transform((last, amount))[1] for _, amount in ends]
@@ -106,10 +111,10 @@ def draw_step_times(found: Mapping[Setting, Comparison], path: Path) -> None:
         axes.annotate(
             name,
             (last, amount),
-            (1.03, height),
+            (1.04, height),
             textcoords="axes fraction",
             color=STYLES[name]["color"],
-            fontsize=9,
+            fontsize=8.5,
             va="center",
             annotation_clip=False,
             arrowprops={
@@ -120,8 +125,8 @@ def draw_step_times(found: Mapping[Setting, Comparison], path: Path) -> None:
             },
         )
     kind, dim = chosen[0].embeddings, chosen[0].dim
-    title = f"{kind} embeddings in {dim} dimensions, {per_class} per class; dashed without numba"
-    axes.set_title(title, loc="left")
+    title = f"{kind} embeddings, {dim} dimensions, {per_class} of a class; dashed: without numba"
+    axes.set_title(title, loc="left", fontsize=10)
     axes.set_xticks([s.batch for s in chosen], [str(s.batch) for s in chosen])
     axes.minorticks_off()
     axes.grid(color="0.92")

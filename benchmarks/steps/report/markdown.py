@@ -1,13 +1,12 @@
-"""Numbers, tables and where they come from, as text."""
+"""Numbers and tables as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import isnan
+from math import exp, isnan, log
+from statistics import fmean
 
-from benchmarks.steps.results import Row
-
-RUN = "python -m benchmarks.steps.run --output benchmarks/results/steps.csv --suite"
+DASH = "\N{EN DASH}\N{WORD JOINER}"  # of a range, whose ends stay on one line
 
 
 def number(value: float) -> str:
@@ -34,15 +33,26 @@ def code(name: str) -> str:
     return f"`{name}`"
 
 
-def source(rows: Sequence[Row], suite: str) -> str:
-    """Under a table: the command, the code and the machine."""
+def over(names: Iterable[str]) -> str:
+    """A case over another, each on a line of its own in a table."""
+    return "<br>over ".join(map(code, names))
 
-    def of(*names: str) -> str:
-        return listed(sorted({" ".join(str(getattr(row, n)) for n in names) for row in rows}))
 
-    numba = listed(sorted({row.numba or "no numba" for row in rows}))
-    return (
-        f"`{RUN} {suite}`; commit {of('commit')}, {min(row.date for row in rows)[:10]}; "
-        f"{of('cpu')}, {of('cores')} cores, {of('threads')} thread(s), torch {of('torch')}, "
-        f"{numba}, pytorch-metric-learning {of('pml')}."
-    )
+def spread(values: Sequence[float]) -> str:
+    """The geometric mean, and the range where there is one."""
+    mean = number(geometric_mean(values))
+    if len(values) < 2:
+        return mean
+    return f"{mean} ({span(values)})"
+
+
+def span(values: Sequence[float]) -> str:
+    """The least and the greatest."""
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low}{DASH}{high}"
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Of positive numbers; NaN of none."""
+    logs = [log(value) for value in values]
+    return exp(fmean(logs)) if logs else float("nan")

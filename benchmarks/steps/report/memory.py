@@ -4,57 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.steps import cases
 from benchmarks.steps.batches import Setting
-from benchmarks.steps.cases import BATCH_HARD, CASES, ONE_PRODUCT
-from benchmarks.steps.report.markdown import code, listed, number, source, table
-from benchmarks.steps.report.ratios import Ratio, mean_ratio
-from benchmarks.steps.results import Comparison, Row, comparisons, rows_of
+from benchmarks.steps.cases import without_kernels
+from benchmarks.steps.report.markdown import listed, number, over, span, table
+from benchmarks.steps.report.ratios import OVER_ONE_PRODUCT, RATIOS, Ratio, mean_ratio
+from benchmarks.steps.results import Comparison, Row, comparisons
 
-OVER = {
-    **dict.fromkeys(CASES, (BATCH_HARD, ONE_PRODUCT)),
-    **{
-        name: (over,)
-        for ours, over in (
-            (cases.SYNTHETIC, cases.MULTI_SIMILARITY),
-            (cases.SYNTHETIC_CONTRASTIVE, cases.CONTRASTIVE),
-        )
-        for name in (ours, cases.without_kernels(ours))
-    },
-}
+HEAD = (
+    "step over step",
+    "rows",
+    "MB, ours",
+    "without numba",
+    "MB, theirs",
+    "ours over theirs",
+    "without numba",
+)
 
 
-def memory_table(found: Mapping[Setting, Comparison]) -> str:
-    """Peaks by case and setting, and over what they are compared with."""
-    settings = sorted(found, key=lambda s: (s.dim, s.per_class))
-    names = list(dict.fromkeys(name for comparison in found.values() for name in comparison))
-    overs = list(dict.fromkeys(over for name in names for over in OVER[name] if over in names))
-    body = []
-    for name in names:
-        peaks = [found[s][name].amount if name in found[s] else float("nan") for s in settings]
-        of = [
-            number(mean_ratio(Ratio(name, over), found.values())) if over in OVER[name] else ""
-            for over in overs
-        ]
-        body.append([code(name), *map(number, peaks), *of])
-    head = [f"{s.dim}-d, {s.per_class} a class" for s in settings]
-    return table(["MB", *head, *(f"over {code(over)}" for over in overs)], body)
+def line(ratio: Ratio, found: Mapping[Setting, Comparison]) -> list[object]:
+    """The peaks of a step and of what it is compared with; none where it was not measured."""
+    both = {s: c for s, c in found.items() if {*ratio} <= c.keys()}
+    if not both:
+        return []
+    peaks = (
+        [c[name].amount for c in both.values() if name in c]
+        for name in (ratio.case, without_kernels(ratio.case), ratio.over)
+    )
+    return [
+        over(ratio),
+        listed(sorted({s.batch for s in both})),
+        *(span(of_case) if of_case else "" for of_case in peaks),
+        *(number(mean_ratio(r, both.values())) for r in (ratio, ratio.without_kernels())),
+    ]
 
 
 def memory_section(rows: Sequence[Row]) -> list[str]:
-    """Peaks of one step, a table for each batch size."""
+    """Peaks of one step."""
     found = comparisons(rows, "memory", "memory")
-    if not found:
+    body = [cells for ratio in (*RATIOS, *OVER_ONE_PRODUCT) if (cells := line(ratio, found))]
+    if not body:
         return []
-    lines = [
+    dims = listed(sorted({s.dim for s in found}))
+    classes = listed(sorted({s.per_class for s in found}))
+    kinds = listed(sorted({s.embeddings for s in found}))
+    return [
         "## Memory",
         "",
-        "How far one step raises the peak of a fresh process above what it held before. Ratios are "
-        "geometric means over the columns.",
+        "How far one step raises the peak of a fresh process above what it held before. MB are the "
+        f"least and the greatest over {kinds} embeddings in {dims} dimensions with {classes} rows "
+        "of a class. Ratios are geometric means.",
+        "",
+        table(HEAD, body),
         "",
     ]
-    for batch in sorted({s.batch for s in found}, reverse=True):
-        of_batch = {s: comparison for s, comparison in found.items() if s.batch == batch}
-        kinds = listed(sorted({s.embeddings for s in of_batch}))
-        lines += [f"Batch {batch}, {kinds} embeddings:", "", memory_table(of_batch), ""]
-    return [*lines, source(rows_of(found), "memory"), ""]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.steps.cases import LOOP_CONSECUTIVE, ORIGINAL, without_kernels
-from benchmarks.steps.report.markdown import code, number, source, table
-from benchmarks.steps.report.ratios import Ratio, geometric_mean, ratios, where
+from benchmarks.steps.report.markdown import code, spread, table
+from benchmarks.steps.report.ratios import Ratio, ratios, where
 from benchmarks.steps.results import Row, comparisons, rows_of
 
 OURS = (LOOP_CONSECUTIVE, without_kernels(LOOP_CONSECUTIVE))
@@ -28,21 +28,12 @@ def papers_section(rows: Sequence[Row]) -> list[str]:
     return [
         "## The papers' algorithm",
         "",
-        "The official code is for a retired framework. `benchmarks/steps/original.py` follows its "
-        "algorithm in PyTorch: every pair of pairs in all dimensions, ten candidates, autograd "
-        "through them. It leaves out the Python loops of the original, so the ratios are lower "
-        f"bounds. Theirs over {code(OURS[0])}, at batch {batch}: the geometric mean, and in "
+        "The official code is for MXNet, a retired framework. `benchmarks/steps/original.py` "
+        "follows its algorithm in PyTorch: every pair of pairs in all dimensions, ten candidates, "
+        "autograd through them. It leaves out the Python loops of the original, so the ratios are "
+        f"lower bounds. Theirs over {code(OURS[0])}, with {batch} rows: the geometric mean, and in "
         "brackets the least and the greatest.",
         "",
         table(["", "dimensions", "theirs over ours", "over ours without numba"], body),
         "",
-        source(measured, "papers"),
-        "",
     ]
-
-
-def spread(values: Sequence[float]) -> str:
-    """The mean, and the range where there is one."""
-    if len(values) < 2:
-        return number(geometric_mean(values))
-    return f"{number(geometric_mean(values))} ({number(min(values))} to {number(max(values))})"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import exp, log
-from statistics import fmean
 from typing import NamedTuple
 
 from benchmarks.steps import cases
 from benchmarks.steps.batches import Setting
 from benchmarks.steps.cases import BATCH_HARD, ONE_PRODUCT, without_kernels
+from benchmarks.steps.report.markdown import geometric_mean
 from benchmarks.steps.results import Comparison
 from benchmarks.steps.suites import HPHN
 
@@ -38,12 +37,6 @@ RATIOS = (
 OVER_ONE_PRODUCT = tuple(Ratio(case, ONE_PRODUCT) for case in HPHN)
 
 
-def geometric_mean(values: Iterable[float]) -> float:
-    """Of positive numbers; NaN of none."""
-    logs = [log(value) for value in values]
-    return exp(fmean(logs)) if logs else float("nan")
-
-
 def ratios(ratio: Ratio, found: Iterable[Comparison]) -> list[float]:
     """Of the comparisons that have both.
 
@@ -58,10 +51,10 @@ def mean_ratio(ratio: Ratio, found: Iterable[Comparison]) -> float:
     return geometric_mean(ratios(ratio, found))
 
 
-def by_batch(ratio: Ratio, found: Mapping[Setting, Comparison]) -> dict[int, float]:
-    """The mean of each batch size."""
+def by_batch(ratio: Ratio, found: Mapping[Setting, Comparison]) -> dict[int, list[float]]:
+    """Those of each batch size."""
     return {
-        batch: mean_ratio(ratio, where(found, batch=batch))
+        batch: ratios(ratio, where(found, batch=batch))
         for batch in sorted({s.batch for s in found})
     }
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isnan
 
-from benchmarks.steps.report.markdown import code, number, table
-from benchmarks.steps.report.ratios import Ratio, geometric_mean, mean_ratio, where
+from benchmarks.steps.report.markdown import code, geometric_mean, number, table
+from benchmarks.steps.report.ratios import Ratio, mean_ratio, where
 from benchmarks.steps.results import Row, comparisons
 
 OF_SETTING = ("batch", "per_class", "references")
@@ -59,8 +59,8 @@ def targets_section(rows: Sequence[Row], targets: Sequence[Mapping[str, str]]) -
     return [
         "## Targets",
         "",
-        "What we set out to reach, with numba; nobody else asked for it. "
-        f"{missed} of {len(body)} are missed. Numbers are those of the sections above.",
+        "What we set out to reach, with numba. Nobody else asked for it. "
+        f"{missed} of {len(body)} targets are missed.",
         "",
         table(["of", "step", "over", "batch", "at most", "measured", ""], body),
         "",
