@@ -198,6 +198,8 @@ def add_description(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
     """Give a page that has no description in its front matter one of its own."""
+    if page.startswith("auto_gallery/") or page == NOTEBOOK.stem:
+        context["theme_source_repository"] = ""  # the build makes them: nothing to link to there
     if doctree is None or 'name="description"' in context.get("metatags", ""):
         return
     description = describe(doctree)
