@@ -213,7 +213,7 @@ def add_description(
 def fit_tables(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Say where lines of a table may break, and mark tables of many columns for the style sheet."""
     for table in doctree.findall(nodes.table):
-        if any(group["cols"] > 6 for group in table.findall(nodes.tgroup)):
+        if any(group["cols"] > 5 for group in table.findall(nodes.tgroup)):
             table["classes"].append("wide")
         for text in list(table.findall(nodes.Text)):
             parts: list[nodes.Node] = [nodes.Text(INTERVAL.sub("\\1\N{NO-BREAK SPACE}\\2", text))]

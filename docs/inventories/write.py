@@ -21,13 +21,10 @@ dict class library/stdtypes.html
 float class library/functions.html
 int class library/functions.html
 list class library/stdtypes.html
-object class library/functions.html
 str class library/stdtypes.html
 tuple class library/stdtypes.html
 typing.Any data library/typing.html
-typing.NamedTuple class library/typing.html
 TypeError exception library/exceptions.html
-UserWarning exception library/exceptions.html
 ValueError exception library/exceptions.html
 """
 
