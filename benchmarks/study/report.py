@@ -370,7 +370,7 @@ def _spread(values: Sequence[float]) -> str:
     """A mean, and the least and the greatest of several."""
     mean = f"{fmean(values):.1f}"
     same = max(values) - min(values) < 0.05
-    return mean if same else f"{mean} [{min(values):.1f}, {max(values):.1f}]"
+    return mean if same else f"{mean} {_ends(f'{min(values):.1f}', f'{max(values):.1f}')}"
 
 
 def mates_table(epochs: Sequence[Row]) -> str:

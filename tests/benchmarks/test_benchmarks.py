@@ -382,6 +382,11 @@ def test_means_have_their_range_on_one_line() -> None:
     assert times.cells([], with_range=True) == ""
 
 
+def test_small_numbers_are_formulas() -> None:
+    found = [markdown.power(value) for value in ("1", "2.63", "1e-06", "2.28e-08")]
+    assert found == ["1", "3", "$10^{-6}$", r"$2 \cdot 10^{-8}$"]
+
+
 def test_memory_is_a_range_and_a_ratio() -> None:
     peaks = {cases.LOOP: (10.0, 20.0), cases.BATCH_HARD: (20.0, 80.0)}
     found = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.steps.report.markdown import table
+from benchmarks.steps.report.markdown import power, table
 
 MARKS = ("1", "0.01", "0.0001", "1e-06", "1e-08")
 
@@ -16,7 +16,7 @@ def accuracy_section(rows: Sequence[Mapping[str, str]], figure: str) -> list[str
     body: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
         key = (f"{row['curve']}s", row["method"], row["dtype"])
-        body.setdefault(key, {})[row["separation"]] = f"{float(row['median_error']):.0e}"
+        body.setdefault(key, {})[row["separation"]] = power(row["median_error"])
     first = rows[0]
     return [
         "## Accuracy where curves nearly touch",
@@ -28,7 +28,7 @@ def accuracy_section(rows: Sequence[Mapping[str, str]], figure: str) -> list[str
         "of 1 is a distance read as 0.",
         "",
         table(
-            ["curves", "distance", "dtype", *(f"{mark} apart" for mark in MARKS)],
+            ["curves", "distance", "dtype", *(f"{power(mark)} apart" for mark in MARKS)],
             ([*key, *(cells.get(mark, "") for mark in MARKS)] for key, cells in body.items()),
         ),
         "",

@@ -16,6 +16,15 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def power(value: str) -> str:
+    """A number to one digit, as a formula where it is far from 1."""
+    digit, exponent = f"{float(value):.0e}".split("e")
+    if int(exponent) == 0:
+        return digit
+    factor = "" if digit == "1" else rf"{digit} \cdot "
+    return f"${factor}10^{{{int(exponent)}}}$"
+
+
 def listed(values: Iterable[object]) -> str:
     """1, 2 and 3."""
     *most, last = map(str, values)
