@@ -1,7 +1,8 @@
 """Write the picture of nearest neighbours as the gallery draws it, for pages outside the site.
 
 Run ``PYTHONPATH=examples python docs/figures/neighbours.py`` from the root of the repository; it
-writes ``neighbours.png`` beside itself. Needs matplotlib (extra ``examples``).
+writes ``neighbours.png`` beside itself. Needs matplotlib (extra ``examples``). The net that it
+trains differs a little from machine to machine, and so do the neighbours.
 """
 
 from __future__ import annotations

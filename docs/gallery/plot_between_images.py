@@ -8,9 +8,11 @@ characters with four images each we take two pairs of different characters that 
 other well inside both curves. A synthetic negative is a point of the sphere of embeddings: it is no
 image, and nothing is drawn from it. But we can ask which real images lie nearest to it.
 
-**What to see:** the nearest real negative of the upper pair is farther than the synthetic one. The
-weights say how much of each image's embedding is in the synthetic negative. The lower row holds
-images of several characters: the point lies between classes, and that is what makes it hard.
+**What to see:** the synthetic negative (black square) is nearer to the upper curve than any of the
+four images is to one of the other pair. The weights say how much of the embedding of each image is
+in it. A blue frame marks the character of the positive pair, an orange frame the character of the
+negative pair, a grey frame another one. Images of several characters are near the synthetic
+negative: it lies where classes meet, which makes it hard.
 """
 
 # Needs the glyphs of a clone of loopml. Run from the root of the clone:
@@ -107,7 +109,10 @@ axes.text(middle + 0.04, 2.45, f"distance {distance:.2f}", va="center", weight="
 axes.text(1.1, 2.45, f"nearest two real\nimages: {real:.2f}", va="center", ha="center")
 
 axes.text(
-    0.5, 1.18, "the real images nearest to the synthetic negative (black square)", ha="center"
+    0.5,
+    1.18,
+    "real images nearest to the synthetic negative, with their distance to it",
+    ha="center",
 )
 positive_class, negative_class = batch.labels[ends[0]], batch.labels[ends[2]]
 for x, row in zip(torch.linspace(-0.1, 1.1, 6).tolist(), near, strict=True):
