@@ -1,16 +1,18 @@
 r"""How a synthetic negative is carried to an anchor
 ================================================
 
-A rotation takes the point z_p of a curve to the anchor, and the negative goes with it.
+A rotation takes a point of the positive curve to the anchor, and the negative goes with it.
 
-The nearest points of two curves are z_p on the curve of the positive pair (a, p) and z_n on the
-curve of the negative pair. Neither is a row of the batch. A loss compares rows: it reads the
-distance from a row ``a`` to another row. So the library rotates the sphere until z_p lies on
-``a``. That moves z_n to n'. The row that ``LoOpMiner().synthesize`` adds to the batch is n'. In
-this picture z_n is an end of its curve; it may also lie inside.
+The nearest points of two curves are :math:`z_p` on the curve of the positive pair :math:`(a, p)`
+and :math:`z_n` on the curve of the negative pair. Neither is a row of the batch. A loss compares
+rows: it reads the distance from the row :math:`a` to another row. So the library rotates the sphere
+until :math:`z_p` lies on :math:`a`. That moves :math:`z_n` to :math:`n'`, and :math:`n'` is the row
+that ``LoOpMiner().synthesize`` adds. In this picture :math:`z_n` is an end of its curve. It may
+also lie inside.
 
-**What to see:** a rotation keeps angles. So the angle from ``a`` to n' is the angle from z_p to
-z_n, and a loss that reads the distance from ``a`` to n' reads the distance of the two curves.
+**What to see:** a rotation keeps angles. So the angle from :math:`a` to :math:`n'` is the angle
+from :math:`z_p` to :math:`z_n`. A loss that reads the distance from :math:`a` to :math:`n'` reads
+the distance of the two curves. :doc:`/concepts/transplant` has the formula.
 """
 
 import matplotlib.pyplot as plt
