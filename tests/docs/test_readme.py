@@ -89,6 +89,7 @@ def test_what_you_can_expect_is_what_the_study_measured(study: Ledger) -> None:
     between = [over(*pair) for pair in zip(others["loop"], others["expansion"], strict=True)]
     assert max(abs(float(points)) for points in between) == 0.1
     assert "Embedding Expansion and LoOp differ by 0.1 at most" in FLAT
+    assert {row["commit"] for row in study.rows(STEPS)} == commits
     cost = {cell_of(row): float(row["over_plain"]) for row in study.rows(STEPS)}
     for kind, said in (
         ("loop_index", "a training step of the lines above takes {} times a step on all triplets"),
