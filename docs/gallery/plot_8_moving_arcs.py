@@ -8,8 +8,10 @@ it. The unit sphere has four dimensions here, because in three dimensions two ar
 inside both only where they cross. The picture is a map of that sphere into space that keeps angles.
 The grey line is the shadow of the orange arc on the floor.
 
-**What to see:** where the nearest point is inside an arc, the dashed line meets the arc at a right
-angle. Where the nearest point is an end, it need not. The distance has no jump as the case changes.
+**What to see:** where the nearest point is inside an arc, the dashed line is at a right angle to
+the arc (we look from above the floor, so most right angles do not look like one). Where the nearest
+point is an end, it need not be. The distance has no jump where the case changes. Where the arcs
+cross, the distance is 0 and there is no direction to push in.
 """
 
 import matplotlib.pyplot as plt
