@@ -7,19 +7,25 @@ rule keeps of the lead that all curves have over real rows, its mean and its lea
 A minute, from the root of the repository:
 
     python -m benchmarks.study.pairing_rules
+
+writes `benchmarks/results/pairing_rules.csv` and prints the table.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.provenance import ROOT, commit
+from benchmarks.provenance import RESULTS, ROOT, commit_and_machine
 from loopml import ops
 from loopml._types import Gram, Pairs, Side
 from loopml.pairing import nearest_others
@@ -70,6 +76,7 @@ RULES: tuple[tuple[Rule, int], ...] = (
     (frontier, 3),
     (frontier, 4),
 )
+CHOSEN = ("frontier", 2)  # what `pairing="auto"` does
 
 
 def chosen(wish: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -118,12 +125,8 @@ def batches() -> Iterator[tuple[str, Tensor, Tensor]]:
             yield "scripts", normalize(pixels - pixels.mean(0)), by_class
 
 
-def main() -> None:
-    """Print the table."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    torch.set_num_threads(1)
+def measured() -> list[dict[str, Any]]:
+    """A row for each rule and number of rows: what it keeps of each kind of batches."""
     kept: dict[tuple[Rule, int], list[tuple[str, float, float]]] = {rule: [] for rule in RULES}
     for kind, x, labels in batches():
         gram = x @ x.T
@@ -135,15 +138,46 @@ def main() -> None:
             distance, curves = mean_distance(gram, labels, joined)
             share = (real.item() - distance) / (real.item() - least)
             found.append((kind, share, curves / len(x)))
-    kinds = list(dict.fromkeys(kind for kind, _, _ in kept[RULES[0]]))
-    print(f"commit {commit()}, torch {torch.__version__}\n")
-    print("| joined with | rows | curves per row | " + " | ".join(kinds) + " | least of all |")
-    print("|---|---|---|" + "---|" * (len(kinds) + 1))
+    rows = []
     for (rule, count), found in kept.items():
-        shares = [np.mean([share for kind, share, _ in found if kind == each]) for each in kinds]
-        columns = [f"{share:.2f}" for share in [*shares, min(share for _, share, _ in found)]]
-        curves = np.mean([per_row for _, _, per_row in found])
-        print(f"| {rule.__name__} | {count} | {curves:.1f} | " + " | ".join(columns) + " |")
+        row = {"rule": rule.__name__, "count": count}
+        row["curves"] = fmean(curves for _, _, curves in found)
+        for kind in dict.fromkeys(kind for kind, _, _ in found):
+            row[kind] = fmean(share for each, share, _ in found if each == kind)
+        row["least"] = min(share for _, share, _ in found)
+        rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as the page on hard negatives shows them, which sets the chosen rule in bold."""
+    kinds = ("random", "loose clusters", "tight clusters", "scripts", "least")
+    names = (*kinds[:-1], "least of all")
+    lines = [f"| joined with | rows | curves per row | {' | '.join(names)} |", "|---" * 8 + "|"]
+    for row in rows:
+        cells = [row["rule"], row["count"], f"{float(row['curves']):.1f}"]
+        cells += [f"{float(row[kind]):.2f}" for kind in kinds]
+        if (row["rule"], int(row["count"])) == CHOSEN:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the rows and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "pairing_rules.csv")
+    out = parser.parse_args().out
+    torch.set_num_threads(1)
+    rows = [{**row, **commit_and_machine()} for row in measured()]
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    print(table(rows))
 
 
 if __name__ == "__main__":
