@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run, loss, synthesi
     straight = run("straight", *chosen, "--epochs", "2")
     run("stopped", *chosen, "--epochs", "1")
     torch.rand(3)  # what else the process draws must not matter
+    time.sleep(1)  # files of events are read in the order of the second in their names
     stopped = run("stopped", *chosen, "--epochs", "2", "--resume")
 
     name = f"{loss}-{synthesis}-0"
