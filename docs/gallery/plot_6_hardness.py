@@ -16,40 +16,33 @@ so close to LoOp that their lines nearly coincide.
 # Needs the glyphs of a clone of loopml. Run from the root of the clone:
 # PYTHONPATH=examples python docs/gallery/plot_6_hardness.py
 
+from itertools import islice
+
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
 from kit import glyphs
-from kit.training import embed, epoch_of_batches, fixed_batch, hardest_negatives, make_net
+from kit.training import Training, embed, epoch_of_batches, fixed_batch, hardest_negatives
 from loopml import HPHNTripletLoss, LoOpMiner
 
 STEPS, LOOK = 80, 8
 train = glyphs.load("train")
 fixed = fixed_batch(train.images, train.labels)
 
-np.random.seed(0)  # noqa: NPY002, the sampler draws from this generator
-torch.manual_seed(0)
-net = make_net()
-loss_fn = HPHNTripletLoss(synthesizer=LoOpMiner(), real_until_apart=True)
-optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+training = Training("hphn", "loop", 0, torch.device("cpu"))
+training.loss = HPHNTripletLoss(synthesizer=LoOpMiner(), real_until_apart=True)
 
 
 def look():
     """The mean distance of an anchor to its hardest negative of each kind."""
-    return hardest_negatives(embed(net, fixed.images, torch.device("cpu")), fixed.labels)
+    return hardest_negatives(embed(training.net, fixed.images, training.device), fixed.labels)
 
 
 looks = [look()]
-batches = epoch_of_batches(train, train.labels, length=STEPS * 128)
-for step, (images, labels) in enumerate(batches, 1):
-    net.train()
-    loss = loss_fn(net(images), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    if step % LOOK == 0:
-        looks.append(look())
+batches = iter(epoch_of_batches(train, train.labels, length=STEPS * 128))
+for _ in range(STEPS // LOOK):
+    training.run_epoch(islice(batches, LOOK))
+    looks.append(look())
 
 styles = {  # colours of Okabe and Ito
     "hardest_real": ("real", {"color": "black", "linestyle": ":", "marker": "o"}),

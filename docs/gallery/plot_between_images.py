@@ -19,34 +19,21 @@ negative: it lies where classes meet, which makes it hard.
 # PYTHONPATH=examples python docs/gallery/plot_between_images.py
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-from pytorch_metric_learning.losses import TripletMarginLoss
 from torch.nn.functional import normalize
 
 from kit import glyphs
-from kit.training import embed, epoch_of_batches, fixed_batch, make_net
-from loopml import LoOpMiner
+from kit.training import Training, embed, epoch_of_batches, fixed_batch
 from loopml.geometry import closest_on_arcs
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito
 CPU = torch.device("cpu")
 train, test = glyphs.load("train"), glyphs.load("test")
 
-np.random.seed(0)  # noqa: NPY002, the sampler draws from this generator
-torch.manual_seed(0)
-net = make_net()
-loss_fn, miner = TripletMarginLoss(margin=0.8), LoOpMiner()
-optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-for _ in range(1):
-    net.train()
-    for images, labels in epoch_of_batches(train, train.labels):
-        embeddings = net(images)
-        loss = loss_fn(embeddings, labels, miner(embeddings, labels))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+training = Training("triplet", "loop_index", 0, CPU)  # the recommended lines, from seed 0
+training.run_epoch(epoch_of_batches(train, train.labels))
+net = training.net
 
 # All curves of the batch against all: a curve joins two images of a character.
 batch = fixed_batch(test.images, test.labels)

@@ -15,43 +15,35 @@ The distance also falls in the first steps, and then it grows.
 # Needs the glyphs of a clone of loopml. Run from the root of the clone:
 # PYTHONPATH=examples python docs/gallery/plot_collapse.py
 
+from itertools import islice
+
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
-from pytorch_metric_learning.distances import LpDistance
 
 from kit import glyphs
-from kit.training import embed, epoch_of_batches, fixed_batch, make_net
+from kit.training import Training, embed, epoch_of_batches, fixed_batch, hardest_negatives
 from loopml import HPHNTripletLoss, LoOpMiner
 
 STEPS, LOOK = 76, 4
 train = glyphs.load("train")
 fixed = fixed_batch(train.images, train.labels)
-other_class = fixed.labels.unsqueeze(1) != fixed.labels
 
 
 def hardest_real(net):
     """The mean distance of an anchor to its hardest real negative."""
-    between = LpDistance()(embed(net, fixed.images, torch.device("cpu")))
-    return between.where(other_class, torch.inf).amin(1).mean()
+    embedded = embed(net, fixed.images, torch.device("cpu"))
+    return hardest_negatives(embedded, fixed.labels)["hardest_real"]
 
 
 def distances_over_a_training(loss_fn):
     """That distance before the first step and after every fourth."""
-    np.random.seed(0)  # noqa: NPY002, the sampler draws from this generator
-    torch.manual_seed(0)
-    net = make_net()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    found = [hardest_real(net)]
-    batches = epoch_of_batches(train, train.labels, length=STEPS * 128)
-    for step, (images, labels) in enumerate(batches, 1):
-        net.train()
-        loss = loss_fn(net(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % LOOK == 0:
-            found.append(hardest_real(net))
+    training = Training("hphn", "loop", 0, torch.device("cpu"))
+    training.loss = loss_fn
+    found = [hardest_real(training.net)]
+    batches = iter(epoch_of_batches(train, train.labels, length=STEPS * 128))
+    for _ in range(STEPS // LOOK):
+        training.run_epoch(islice(batches, LOOK))
+        found.append(hardest_real(training.net))
     return found
 
 
