@@ -85,6 +85,10 @@ class SyntheticBatch(NamedTuple):
             Without references of their own these m rows are ``embeddings``.
         ref_labels: (m + k,) the labels of ``ref_emb``. A synthetic row has the label of its
             negative pair.
+
+    Gradient:
+        The synthetic rows of ``ref_emb`` are differentiable in the rows that they are made of. The
+        synthesizer that made them says what happens at ties and edges.
     """
 
     embeddings: Tensor

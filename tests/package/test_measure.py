@@ -34,7 +34,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if name == "pure":
         monkeypatch.setattr(compiled, "kernels", lambda: None)
     else:
-        pytest.importorskip("numba", reason="numba is not installed: pip install loopml[fast]")
+        pytest.importorskip("numba", reason="numba is not installed: pip install '.[fast]'")
     return name
 
 
@@ -100,7 +100,7 @@ def test_short_curves_are_measured_as_long_ones(
 @given(seed=st.integers(0, 2**32 - 1), d=st.sampled_from([2, 3, 8, 64]), data=st.data())
 def test_compiled_is_pure(kind: str, dtype: torch.dtype, seed: int, d: int, data: Any) -> None:
     """Distance and gradient, on every family of curves, zero rows and rows of any length."""
-    pytest.importorskip("numba", reason="numba is not installed: pip install loopml[fast]")
+    pytest.importorskip("numba", reason="numba is not installed: pip install '.[fast]'")
     family = data.draw(st.sampled_from(sorted(FAMILIES)))
     rng = np.random.default_rng(seed)
     ends = FAMILIES[family](rng, 6, d)  # (4, b, d)
@@ -124,7 +124,7 @@ def test_compiled_is_pure(kind: str, dtype: torch.dtype, seed: int, d: int, data
 @pytest.mark.parametrize("kind", [kind for kind in CURVES if kind != "products"])
 def test_gradients_are_those_of_pure_torch(kind: str) -> None:
     """The first and the second one, of ordinary curves; also many at a time."""
-    pytest.importorskip("numba", reason="numba is not installed: pip install loopml[fast]")
+    pytest.importorskip("numba", reason="numba is not installed: pip install '.[fast]'")
     torch.manual_seed(0)
     x = torch.randn(24, 5, dtype=torch.float64)
     weight = torch.randn(6, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_compiled_functions_take_plain_tensors_alone() -> None:
     class Other(Tensor):
         pass
 
-    pytest.importorskip("numba", reason="numba is not installed: pip install loopml[fast]")
+    pytest.importorskip("numba", reason="numba is not installed: pip install '.[fast]'")
     assert compiled.kernels_for(torch.ones(2)) is compiled.kernels()
     assert compiled.kernels_for(torch.ones(2).as_subclass(Other)) is None
     assert compiled.kernels_for(torch.ones(2, device="meta")) is None
@@ -202,7 +202,7 @@ def test_compiled_functions_take_plain_tensors_alone() -> None:
 
 def test_a_numba_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra: a broken one costs time and no training."""
-    pytest.importorskip("numba", reason="numba is not installed: pip install loopml[fast]")
+    pytest.importorskip("numba", reason="numba is not installed: pip install '.[fast]'")
 
     def refuse(name: str) -> None:
         raise ImportError("Numba needs another NumPy")
@@ -226,6 +226,6 @@ def test_threads_do_not_meet() -> None:
 def test_scaled_is_what_kernels_are_told() -> None:
     """Kernels compare with numbers, which must be those of the names."""
     kernels = pytest.importorskip(
-        "loopml.ops.numba.distances", reason="numba is not installed: pip install loopml[fast]"
+        "loopml.ops.numba.distances", reason="numba is not installed: pip install '.[fast]'"
     )
     assert tuple(Scaled) == (kernels.NONE, kernels.BETWEEN, kernels.ALL)

@@ -25,7 +25,7 @@ from tests.oracles.searches import LAYOUTS as SEVERAL
 from tests.oracles.searches import gram_of as square_of
 from tests.oracles.searches import own_products, problem, side
 
-pytest.importorskip("numba", reason="numba is not installed: pip install loopml[fast]")
+pytest.importorskip("numba", reason="numba is not installed: pip install '.[fast]'")
 
 DTYPES = (torch.float32, torch.float64)
 EVEN = (0.0, 1 / 3, 2 / 3, 1.0)
